@@ -1,0 +1,1 @@
+//! The benches live under `benches/`; this library is empty.

@@ -1,0 +1,3 @@
+//! Text to token ids and back: tokenizer, chat encoding per release, incremental detokenizer, reasoning split.
+
+#![forbid(unsafe_code)]
