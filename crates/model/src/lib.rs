@@ -7,5 +7,5 @@
 mod batch;
 mod language_model;
 
-pub use batch::{Batch, BLOCK_SIZE};
+pub use batch::{BLOCK_SIZE, Batch};
 pub use language_model::{Error, LanguageModel, Result};
