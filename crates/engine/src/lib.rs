@@ -1,9 +1,40 @@
 //! Continuous batching: token ids in, token ids out.
 //!
-//! [`Engine`] (to be written) owns the step loop on a thread of its own; [`EngineHandle`] submits requests to it.
+//! [`Engine`] owns the step loop on a thread of its own; an [`EngineHandle`] submits a [`Request`] to it and gets an
+//! [`EventStream`] back.
+//!
+//! ```no_run
+//! # fn example(model: Box<dyn cachalot_model::LanguageModel>) -> Result<(), Box<dyn std::error::Error>> {
+//! use cachalot_engine::{Engine, EngineConfig, Event, Request, SamplingParams};
+//!
+//! let engine = Engine::start(model, EngineConfig::default())?;
+//! let mut stream = engine.submit(Request { prompt_ids: vec![1, 2, 3], sampling: SamplingParams::default() })?;
+//! let mut ids = Vec::new();
+//! while let Some(event) = stream.blocking_recv() {
+//!     if let Event::Token { id, .. } = event {
+//!         ids.push(id);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 #![forbid(unsafe_code)]
 
+mod config;
+mod engine;
+mod error;
+mod handle;
+mod mailbox;
+mod noop;
 mod request;
+mod sequence;
+mod stream;
 
+pub use config::{EngineConfig, KvCacheSize, Limits};
+pub use engine::Engine;
+pub use error::{StartError, SubmitError};
+pub use handle::{EngineHandle, EngineStats};
+pub use noop::NoopModel;
 pub use request::*;
+pub use stream::EventStream;

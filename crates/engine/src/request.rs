@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::{Limits, SubmitError};
+
 /// One sequence to generate. A request for `n` choices is `n` of these.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Request {
@@ -129,4 +131,57 @@ pub enum FinishReason {
     },
     /// `max_tokens` were generated or the context is full.
     Length,
+}
+
+/// The most alternatives that [`SamplingParams::logprobs`] can ask for.
+pub const MAX_LOGPROBS: u8 = 20;
+
+impl Request {
+    /// Checks everything that the engine relies on.
+    pub(crate) fn check(&self, limits: &Limits) -> Result<(), SubmitError> {
+        let &Limits { vocab_size, max_model_len, .. } = limits;
+        let num_prompt_tokens = self.prompt_ids.len();
+        if num_prompt_tokens == 0 {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        let num_output_tokens = self.sampling.max_tokens.min(1) as usize;
+        if num_prompt_tokens + num_output_tokens > max_model_len {
+            return Err(SubmitError::PromptTooLong { num_prompt_tokens, max_model_len });
+        }
+        let biased_ids = self.sampling.logit_bias.keys();
+        for (field, highest) in [("prompt_ids", self.prompt_ids.iter().max()), ("logit_bias", biased_ids.max())] {
+            if let Some(&token_id) = highest.filter(|&&id| id as usize >= vocab_size) {
+                return Err(SubmitError::TokenOutOfRange { field, token_id, vocab_size });
+            }
+        }
+        self.sampling.check()
+    }
+}
+
+impl SamplingParams {
+    /// Checks the range of every parameter. Stop tokens may lie outside the vocabulary: they then never come up.
+    fn check(&self) -> Result<(), SubmitError> {
+        let require = |holds: bool, name: &str, range: &str, got: &dyn std::fmt::Display| {
+            if holds { Ok(()) } else { Err(SubmitError::InvalidParams(format!("{name} is {got}; it must be {range}"))) }
+        };
+        let &SamplingParams { temperature, top_p, min_p, repetition_penalty, .. } = self;
+        require(temperature.is_finite() && temperature >= 0.0, "temperature", "a finite number ≥ 0", &temperature)?;
+        require(top_p > 0.0 && top_p <= 1.0, "top_p", "in (0, 1]", &top_p)?;
+        require(self.top_k != Some(0), "top_k", "at least 1, or absent to keep all tokens", &0)?;
+        require((0.0..=1.0).contains(&min_p), "min_p", "in [0, 1]", &min_p)?;
+        for (name, penalty) in
+            [("presence_penalty", self.presence_penalty), ("frequency_penalty", self.frequency_penalty)]
+        {
+            require(penalty.is_finite(), name, "a finite number", &penalty)?;
+        }
+        let positive = repetition_penalty.is_finite() && repetition_penalty > 0.0;
+        require(positive, "repetition_penalty", "a finite number > 0", &repetition_penalty)?;
+        for (id, bias) in &self.logit_bias {
+            require(bias.is_finite(), &format!("logit_bias of token {id}"), "a finite number", bias)?;
+        }
+        for (name, count) in [("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)] {
+            require(count.is_none_or(|count| count <= MAX_LOGPROBS), name, "in 0..=20", &count.unwrap_or(0))?;
+        }
+        require(self.min_tokens <= self.max_tokens, "min_tokens", "at most max_tokens", &self.min_tokens)
+    }
 }

@@ -1,0 +1,114 @@
+//! The limits that an engine is started with, and what follows from them.
+
+use cachalot_model::{BLOCK_SIZE, LanguageModel};
+
+use crate::StartError;
+
+/// Rows of logits that a step may compute for prompt log-probabilities, beside the one row per sequence that sampling
+/// needs. 256 rows of the 129,280-token vocabulary are 126 MiB.
+const MAX_PROMPT_LOGPROB_ROWS: usize = 256;
+
+/// What the engine may use. Raw wishes; [`Limits`] holds what was made of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// The most sequences that run at once.
+    pub max_num_seqs: usize,
+    /// The most tokens that one step computes; longer prompts are computed in chunks. At least `max_num_seqs`, so that
+    /// every running sequence can advance in every step.
+    pub max_num_batched_tokens: usize,
+    /// The most tokens that one sequence can have, prompt included. `None` takes the model's own limit, or what fits into
+    /// the cache if that is less.
+    pub max_model_len: Option<usize>,
+    /// Size of the paged cache.
+    pub kv_cache: KvCacheSize,
+    /// How many requests are accepted beyond the `max_num_seqs` that can run; the next one is refused with
+    /// [`QueueFull`](crate::SubmitError::QueueFull).
+    pub max_waiting: usize,
+}
+
+impl Default for EngineConfig {
+    /// 64 sequences, 2,048 tokens a step, the model's own context, 1 GiB of cache, 512 requests waiting.
+    fn default() -> Self {
+        EngineConfig {
+            max_num_seqs: 64,
+            max_num_batched_tokens: 2048,
+            max_model_len: None,
+            kv_cache: KvCacheSize::Bytes(1 << 30),
+            max_waiting: 512,
+        }
+    }
+}
+
+/// Size of the paged cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvCacheSize {
+    /// This many blocks of [`BLOCK_SIZE`] tokens.
+    Blocks(usize),
+    /// As many blocks as fit into this many bytes.
+    Bytes(u64),
+}
+
+/// What an engine works within, derived once at start from its [`EngineConfig`] and its model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most sequences that run at once.
+    pub max_num_seqs: usize,
+    /// The most tokens that one step computes.
+    pub max_num_batched_tokens: usize,
+    /// The most tokens that one sequence can have. So many always fit into the cache, so a sequence that runs alone can
+    /// always finish.
+    pub max_model_len: usize,
+    /// Blocks of the paged cache.
+    pub num_blocks: usize,
+    /// Rows of logits for prompt log-probabilities that one step computes at most.
+    pub max_prompt_logprob_rows: usize,
+    /// Rows of logits that one step computes at most.
+    pub max_num_logits: usize,
+    /// The most requests that are accepted and have not ended.
+    pub max_live: usize,
+    /// The model's vocabulary.
+    pub vocab_size: usize,
+}
+
+impl Limits {
+    pub(crate) fn derive(config: &EngineConfig, model: &dyn LanguageModel) -> Result<Self, StartError> {
+        let &EngineConfig { max_num_seqs, max_num_batched_tokens, max_model_len, kv_cache, max_waiting } = config;
+        if max_num_seqs == 0 {
+            return Err(StartError::Zero("max_num_seqs"));
+        }
+        if max_num_batched_tokens < max_num_seqs {
+            return Err(StartError::TooFewBatchedTokens { max_num_batched_tokens, max_num_seqs });
+        }
+        let block_bytes = model.kv_block_bytes();
+        let num_blocks = match kv_cache {
+            KvCacheSize::Blocks(num_blocks) => num_blocks,
+            KvCacheSize::Bytes(bytes) => usize::try_from(bytes / block_bytes.max(1) as u64).unwrap_or(usize::MAX),
+        };
+        // Slots are numbered by u32.
+        let num_blocks = num_blocks.min(u32::MAX as usize / BLOCK_SIZE);
+        let capacity = num_blocks * BLOCK_SIZE;
+        let max_model_len = match max_model_len {
+            Some(0) => return Err(StartError::Zero("max_model_len")),
+            Some(wanted) if wanted > model.max_model_len() => {
+                return Err(StartError::ContextTooLong { wanted, supported: model.max_model_len() });
+            }
+            Some(wanted) => wanted,
+            None => model.max_model_len().min(capacity),
+        };
+        if capacity < max_model_len || capacity == 0 {
+            let needed = max_model_len.div_ceil(BLOCK_SIZE).max(1);
+            return Err(StartError::CacheTooSmall { num_blocks, needed, block_bytes, max_model_len });
+        }
+        let max_prompt_logprob_rows = MAX_PROMPT_LOGPROB_ROWS.min(max_num_batched_tokens);
+        Ok(Limits {
+            max_num_seqs,
+            max_num_batched_tokens,
+            max_model_len,
+            num_blocks,
+            max_prompt_logprob_rows,
+            max_num_logits: max_num_batched_tokens.min(max_num_seqs + max_prompt_logprob_rows),
+            max_live: max_num_seqs + max_waiting,
+            vocab_size: model.vocab_size(),
+        })
+    }
+}

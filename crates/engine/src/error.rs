@@ -1,0 +1,99 @@
+//! Why an engine does not start and why a request is refused.
+
+use cachalot_model::BLOCK_SIZE;
+
+/// Why an engine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A limit that must be at least 1.
+    #[error("{0} is 0; it must be at least 1")]
+    Zero(&'static str),
+    /// A step could not advance every running sequence.
+    #[error(
+        "max_num_batched_tokens is {max_num_batched_tokens}, less than max_num_seqs {max_num_seqs}: a step must be able to \
+         advance every sequence by a token; raise the first or lower the second"
+    )]
+    TooFewBatchedTokens {
+        /// As configured.
+        max_num_batched_tokens: usize,
+        /// As configured.
+        max_num_seqs: usize,
+    },
+    /// The context asked for is longer than the model can compute.
+    #[error("max_model_len is {wanted}, but the model supports at most {supported} tokens")]
+    ContextTooLong {
+        /// As configured.
+        wanted: usize,
+        /// By the model.
+        supported: usize,
+    },
+    /// One sequence of full length would not fit.
+    #[error(
+        "the KV cache has {num_blocks} blocks of {BLOCK_SIZE} tokens, but one sequence of max_model_len {max_model_len} needs \
+         {needed} ({} bytes); enlarge the cache or lower max_model_len to {}",
+        *needed as u64 * *block_bytes as u64,
+        num_blocks * BLOCK_SIZE
+    )]
+    CacheTooSmall {
+        /// Blocks that the configured size gives.
+        num_blocks: usize,
+        /// Blocks that are needed at least.
+        needed: usize,
+        /// Bytes of one block.
+        block_bytes: usize,
+        /// Tokens of the longest sequence.
+        max_model_len: usize,
+    },
+    /// The model could not take its memory.
+    #[error("the model could not allocate its memory: {0}")]
+    Model(#[from] cachalot_model::Error),
+    /// The operating system gave no thread.
+    #[error("could not start the engine's thread: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Why a request was refused. Nothing of it was kept.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum SubmitError {
+    /// As many requests as the engine accepts are already waiting or running.
+    #[error(
+        "the engine is busy: {max_live} requests are running or waiting, and no more are accepted; try again later"
+    )]
+    QueueFull {
+        /// Requests that may be accepted and unfinished at a time.
+        max_live: usize,
+    },
+    /// The engine is shutting down.
+    #[error("the engine is shutting down and accepts no more requests")]
+    ShuttingDown,
+    /// The engine has stopped after repeated failures.
+    #[error("the engine has stopped: {0}")]
+    Unhealthy(String),
+    /// There is nothing to continue.
+    #[error("the prompt is empty; it must have at least one token")]
+    EmptyPrompt,
+    /// The prompt leaves no room in the context.
+    #[error(
+        "the prompt has {num_prompt_tokens} tokens, but the context is {max_model_len} tokens, of which at least one must be \
+         left for the output; shorten the prompt"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        num_prompt_tokens: usize,
+        /// The most tokens that one sequence can have.
+        max_model_len: usize,
+    },
+    /// A token id that the model does not have.
+    #[error("{field} has token id {token_id}, but the vocabulary has {vocab_size} tokens (0 to {})", vocab_size - 1)]
+    TokenOutOfRange {
+        /// `prompt_ids` or `logit_bias`.
+        field: &'static str,
+        /// The offending id.
+        token_id: u32,
+        /// Tokens of the model.
+        vocab_size: usize,
+    },
+    /// A sampling parameter outside its range.
+    #[error("{0}")]
+    InvalidParams(String),
+}

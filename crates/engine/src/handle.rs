@@ -1,0 +1,96 @@
+//! What the rest of the program holds of a running engine.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::mailbox::Mailbox;
+use crate::{EventStream, Limits, Request, SubmitError};
+
+/// Submits requests to an engine. Clones speak to the same engine.
+///
+/// When the last one is dropped, the engine finishes what it has accepted and ends.
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    mailbox: Arc<Mailbox>,
+    limits: Limits,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl EngineHandle {
+    pub(crate) fn new(mailbox: Arc<Mailbox>, limits: Limits) -> Self {
+        EngineHandle { inner: Arc::new(Inner { mailbox, limits, thread: Mutex::new(None) }) }
+    }
+
+    pub(crate) fn set_thread(&self, thread: JoinHandle<()>) {
+        *self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+    }
+
+    /// Hands a request to the engine. Returns at once.
+    ///
+    /// # Errors
+    /// A [`SubmitError`] says what is wrong with the request, or that the engine accepts none.
+    pub fn submit(&self, request: Request) -> Result<EventStream, SubmitError> {
+        request.check(&self.inner.limits)?;
+        let (seq_id, events) = self.inner.mailbox.submit(request)?;
+        Ok(EventStream::new(seq_id, events, self.inner.mailbox.clone()))
+    }
+
+    /// What the engine works within.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    /// How the engine stood after its latest step.
+    pub fn stats(&self) -> EngineStats {
+        self.inner.mailbox.stats()
+    }
+
+    /// Refuses new requests, computes the accepted ones for up to `deadline`, fails the rest, and waits for the engine's
+    /// thread to end. A step that has begun is finished first. Blocks: call it from a thread that may
+    /// (`tokio::task::spawn_blocking`). A second call waits for the same end, with the nearer deadline.
+    pub fn shutdown(&self, deadline: Duration) {
+        self.inner.mailbox.drain(Instant::now().checked_add(deadline));
+        // The lock is held while joining, so that a second call waits as well.
+        let mut thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the engine's thread had panicked");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.mailbox.drain(None);
+    }
+}
+
+/// A snapshot of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineStats {
+    /// False once the engine has stopped after repeated failures; it then refuses every request.
+    pub healthy: bool,
+    /// Sequences that hold blocks.
+    pub num_running: usize,
+    /// Requests that wait for blocks or for a place.
+    pub num_waiting: usize,
+    /// Blocks that sequences hold.
+    pub num_blocks_in_use: usize,
+    /// Blocks of the cache.
+    pub num_blocks_total: usize,
+    /// Steps computed.
+    pub num_steps: u64,
+    /// Prompt tokens of requests whose prompt has been computed.
+    pub num_prompt_tokens: u64,
+    /// Tokens generated.
+    pub num_generated_tokens: u64,
+    /// Times that a sequence gave up its blocks to be computed again.
+    pub num_preemptions: u64,
+}

@@ -1,0 +1,154 @@
+//! What passes between the threads that submit requests and the thread that computes them.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::sequence::SeqId;
+use crate::{EngineStats, Event, Request, SubmitError};
+
+/// A request on its way to the scheduler.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    pub(crate) seq_id: SeqId,
+    pub(crate) request: Request,
+    pub(crate) events: UnboundedSender<Event>,
+    pub(crate) arrival: Instant,
+}
+
+/// Whether requests are accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Yes.
+    Open,
+    /// No; those that were are computed until the deadline, or to their end if there is none.
+    Draining { deadline: Option<Instant> },
+    /// No, and nothing is computed any more; the reason if it was not wanted.
+    Stopped { failure: Option<String> },
+}
+
+/// What the engine finds when it looks into the mailbox.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    pub(crate) submissions: VecDeque<Submission>,
+    pub(crate) cancellations: Vec<SeqId>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    mail: Mail,
+    next_seq_id: u64,
+    /// Requests that were accepted and have not ended.
+    num_live: usize,
+    /// The engine waits on `arrived`.
+    asleep: bool,
+    stats: EngineStats,
+}
+
+/// Bounded by the count of accepted requests; one short lock per call.
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    max_live: usize,
+    state: Mutex<State>,
+    arrived: Condvar,
+}
+
+impl Mailbox {
+    pub(crate) fn new(max_live: usize, stats: EngineStats) -> Self {
+        let state =
+            State { phase: Phase::Open, mail: Mail::default(), next_seq_id: 0, num_live: 0, asleep: false, stats };
+        Mailbox { max_live, state: Mutex::new(state), arrived: Condvar::new() }
+    }
+
+    /// Every critical section leaves the state whole, so a panic of another thread does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn submit(&self, request: Request) -> Result<(SeqId, UnboundedReceiver<Event>), SubmitError> {
+        let mut state = self.lock();
+        match &state.phase {
+            Phase::Open => {}
+            Phase::Draining { .. } | Phase::Stopped { failure: None } => return Err(SubmitError::ShuttingDown),
+            Phase::Stopped { failure: Some(message) } => return Err(SubmitError::Unhealthy(message.clone())),
+        }
+        if state.num_live >= self.max_live {
+            return Err(SubmitError::QueueFull { max_live: self.max_live });
+        }
+        let seq_id = SeqId(state.next_seq_id);
+        state.next_seq_id += 1;
+        state.num_live += 1;
+        let (events, receiver) = unbounded_channel();
+        state.mail.submissions.push_back(Submission { seq_id, request, events, arrival: Instant::now() });
+        if state.asleep {
+            self.arrived.notify_one();
+        }
+        Ok((seq_id, receiver))
+    }
+
+    /// Asks the engine to forget a sequence. A sleeping engine has none, and need not wake.
+    pub(crate) fn cancel(&self, seq_id: SeqId) {
+        self.lock().mail.cancellations.push(seq_id);
+    }
+
+    /// Accepts nothing from now on. A second call can bring the deadline forward, not put it off.
+    pub(crate) fn drain(&self, deadline: Option<Instant>) {
+        let mut state = self.lock();
+        let deadline = match state.phase {
+            Phase::Open => deadline,
+            Phase::Draining { deadline: earlier } => match (earlier, deadline) {
+                (Some(earlier), Some(deadline)) => Some(earlier.min(deadline)),
+                (earlier, deadline) => earlier.or(deadline),
+            },
+            Phase::Stopped { .. } => return,
+        };
+        state.phase = Phase::Draining { deadline };
+        if state.asleep {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// The engine's end: refuses everything from now on and forgets what was not taken, which ends those streams.
+    pub(crate) fn stop(&self, failure: Option<String>) {
+        let mut state = self.lock();
+        state.stats.healthy &= failure.is_none();
+        state.phase = Phase::Stopped { failure };
+        state.mail = Mail::default();
+        state.num_live = 0;
+        state.stats.num_running = 0;
+        state.stats.num_waiting = 0;
+        state.stats.num_blocks_in_use = 0;
+    }
+
+    /// Takes the mail into `mail`, which is empty and keeps its memory.
+    pub(crate) fn take(&self, mail: &mut Mail) -> Phase {
+        let mut state = self.lock();
+        std::mem::swap(&mut state.mail, mail);
+        state.phase.clone()
+    }
+
+    /// Notes that `num_ended` requests have ended, and what a reader of the statistics shall see.
+    pub(crate) fn report(&self, num_ended: usize, stats: EngineStats) {
+        let mut state = self.lock();
+        state.num_live -= num_ended;
+        let num_submitted = state.mail.submissions.len();
+        state.stats = EngineStats { num_waiting: stats.num_waiting + num_submitted, ..stats };
+    }
+
+    /// Waits until there is mail or the phase is no longer open.
+    pub(crate) fn wait(&self) {
+        let mut state = self.lock();
+        state.asleep = true;
+        while state.mail.submissions.is_empty() && state.phase == Phase::Open {
+            state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.asleep = false;
+    }
+
+    pub(crate) fn stats(&self) -> EngineStats {
+        self.lock().stats
+    }
+}
