@@ -60,11 +60,10 @@ impl Random {
         let len = rows * cols;
         let size = 1.0 / (cols as f32).sqrt();
         let shape = [rows, cols];
-        let mut values = || (0..len).map(|_| self.value() * size);
         let tensor = match dtype {
-            DType::F32 => Tensor::from_slice::<f32>(&values().collect::<Vec<_>>(), shape),
-            DType::F16 => Tensor::from_slice::<f16>(&values().map(f16::from_f32).collect::<Vec<_>>(), shape),
-            DType::BF16 => Tensor::from_slice::<bf16>(&values().map(bf16::from_f32).collect::<Vec<_>>(), shape),
+            DType::F32 => Tensor::from_slice(&self.sized::<f32>(len, size, |value| value), shape),
+            DType::F16 => Tensor::from_slice(&self.sized(len, size, f16::from_f32), shape),
+            DType::BF16 => Tensor::from_slice(&self.sized(len, size, bf16::from_f32), shape),
             DType::F8E4M3 => {
                 let codes: Vec<F8E4M3> =
                     (0..len).map(|_| F8E4M3(self.below(0x7f) as u8 | (self.below(2) as u8) << 7)).collect();
@@ -80,5 +79,9 @@ impl Random {
             BlockScales { scales: Tensor::from_slice(&scales, shape).expect("one per block"), block }
         });
         Matrix::new(tensor.expect("one value per element"), scales).expect("scales of the right shape")
+    }
+
+    fn sized<T>(&mut self, len: usize, size: f32, convert: impl Fn(f32) -> T) -> Vec<T> {
+        (0..len).map(|_| convert(self.value() * size)).collect()
     }
 }
