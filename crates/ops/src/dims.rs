@@ -1,6 +1,6 @@
 //! Dimensions checked by name across the arguments of one operation.
 
-use cachalot_tensor::{Error as TensorError, Shape};
+use cachalot_tensor::{DType, Error as TensorError, Shape};
 
 use crate::{Error, Result};
 
@@ -45,6 +45,30 @@ impl Dims {
             self.bind(arg, name, size)?;
         }
         Ok(sizes)
+    }
+
+    /// Refuses an argument that is not f32.
+    pub(crate) fn f32(&self, arg: &'static str, dtype: DType) -> Result<()> {
+        self.dtype(arg, dtype, &[DType::F32], "F32")
+    }
+
+    /// Refuses an argument that does not hold f32, f16 or bf16.
+    pub(crate) fn float(&self, arg: &'static str, dtype: DType) -> Result<()> {
+        self.dtype(arg, dtype, &[DType::F32, DType::F16, DType::BF16], "F32, F16, BF16")
+    }
+
+    /// Refuses an argument whose dtype is not in `known`; `supported` is their names.
+    pub(crate) fn dtype(
+        &self,
+        arg: &'static str,
+        dtype: DType,
+        known: &[DType],
+        supported: &'static str,
+    ) -> Result<()> {
+        if known.contains(&dtype) {
+            return Ok(());
+        }
+        Err(Error::Unsupported { op: self.op, got: format!("`{arg}` of {dtype}"), supported })
     }
 
     /// Names the operation in an error about a tensor's form.

@@ -5,10 +5,49 @@
 //! against it by the folder's `tests.rs`.
 //!
 //! Activations are f32. Weights stay as the checkpoint stores them and are decoded inside the operation.
+//!
+//! ```
+//! use cachalot_ops::{Context, Device, Linear, linear};
+//! use cachalot_tensor::{Matrix, Tensor, View, ViewMut};
+//!
+//! let ctx = Context::new(Device::Cpu, None)?;
+//! let weight = Matrix::new(Tensor::from_slice(&[1.0f32, 2.0, 3.0, 4.0], [2, 2])?, None)?;
+//! let mut out = [0.0; 2];
+//! linear(&ctx, Linear {
+//!     x: View::from_slice(&[10.0f32, 1.0], [1, 2])?,
+//!     weight: &weight,
+//!     out: ViewMut::from_slice(&mut out, [1, 2])?,
+//! })?;
+//! assert_eq!(out, [12.0, 34.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+mod columns;
 mod context;
 mod dims;
 mod error;
+mod reference_util;
+mod rows;
+mod scratch;
+mod simd;
 
+pub mod cache_write;
+pub mod embedding;
+pub mod layer_norm;
+pub mod linear;
+pub mod log_softmax;
+pub mod numerics;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
+
+pub use cache_write::{CacheWrite, cache_write};
 pub use context::{Context, Device};
+pub use embedding::{Embedding, embedding};
 pub use error::{Error, Result};
+pub use layer_norm::{LayerNorm, layer_norm};
+pub use linear::{Linear, linear};
+pub use log_softmax::{LogSoftmax, log_softmax};
+pub use rms_norm::{RmsNorm, rms_norm};
+pub use rope::{Rope, RopeLayout, rope};
+pub use swiglu::{SwiGlu, swiglu};

@@ -24,12 +24,15 @@ pub struct Embedding<'a> {
 /// Looks token ids up in the embedding table: `out[t,:] = table[ids[t],:]`, unscaled.
 ///
 /// # Errors
-/// [`Error::Shape`] names the dimension that disagrees; [`Error::Range`] names the id outside the vocabulary.
+/// [`Error::Shape`] names the dimension that disagrees, [`Error::Unsupported`] the argument of another dtype,
+/// [`Error::Range`] the id outside the vocabulary.
 pub fn embedding(ctx: &Context, args: Embedding<'_>) -> Result<()> {
     let mut dims = Dims::new("embedding");
     let [vocab_size, _] = dims.bind_all("table", args.table.shape(), ["vocab_size", "hidden_size"])?;
     dims.bind("ids", "num_tokens", args.ids.len())?;
     dims.bind_all("out", args.out.shape(), ["num_tokens", "hidden_size"])?;
+    dims.float("table", args.table.dtype())?;
+    dims.f32("out", args.out.dtype())?;
     for (index, &id) in args.ids.iter().enumerate() {
         if id as usize >= vocab_size {
             return Err(Error::Range { op: "embedding", arg: "ids", index, got: id as usize, limit: vocab_size });
@@ -37,6 +40,9 @@ pub fn embedding(ctx: &Context, args: Embedding<'_>) -> Result<()> {
     }
     match ctx.device() {
         Device::Reference => reference::run(args),
-        Device::Cpu => cpu::run(ctx, args),
+        Device::Cpu => {
+            cpu::run(ctx, args);
+            Ok(())
+        }
     }
 }

@@ -1,1 +1,170 @@
-//! stub
+//! Tiles of weight rows, shared among the threads; each tile is decoded once for all tokens.
+//!
+//! One token: the weight is decoded in registers, four rows at a time, and the memory's bandwidth is the bound. Several
+//! tokens: four rows are decoded into a thread's scratch memory and multiplied with all tokens, four at a time where the
+//! machine has registers for sixteen sums. Every path adds in the order that [`dots`] defines.
+
+use std::ops::Range;
+
+use cachalot_tensor::{View, ViewMut};
+use rayon::iter::ParallelIterator;
+
+use crate::Context;
+use crate::columns::{ColumnBlock, column_blocks};
+use crate::numerics::{Decoded, Rows, Stored, decode, dots};
+use crate::rows::f32_row;
+use crate::scratch::with_scratch;
+use crate::simd::{Kernel, Simd, dispatch};
+
+/// Weight rows of one task: little enough to share evenly, enough that a pass over the tokens is not lost time.
+const TASK_ROWS: usize = 16;
+
+/// Weight rows that are multiplied at once.
+const TILE_ROWS: usize = 4;
+
+/// Tokens that are multiplied at once.
+const TILE_TOKENS: usize = 4;
+
+pub(super) fn run(ctx: &Context, x: View<'_>, weight: Rows<'_>, out: ViewMut<'_>) {
+    let (num_tokens, out_features) = (out.shape().num_rows(), out.shape().row_len());
+    let row_stride = out.row_stride();
+    let out = out.into_strided_slice().expect("the dtype was checked");
+    ctx.pool().install(|| {
+        column_blocks(out, [num_tokens, out_features], row_stride, TASK_ROWS).for_each(|mut out| {
+            let rows = out.columns();
+            multiply(num_tokens, &|token| f32_row(&x, token), weight, rows, &mut out);
+        });
+    });
+}
+
+/// `out[t, r - rows.start] = x(t) · weight[r]` for all `r` in `rows`, on the calling thread.
+///
+/// `x(t)` is the row of token `t < num_tokens`, wherever it comes from.
+///
+/// # Panics
+/// If there are no such rows, or if the length of a row of `x` is not that of the rows of `weight`.
+pub(crate) fn multiply<'x>(
+    num_tokens: usize,
+    x: &dyn Fn(usize) -> &'x [f32],
+    weight: Rows<'_>,
+    rows: Range<usize>,
+    out: &mut ColumnBlock<'_>,
+) {
+    match weight {
+        Rows::F32(values, in_features) => {
+            let row = |r: usize| &values[r * in_features..(r + 1) * in_features];
+            dispatch(Multiply { num_tokens, x, row, in_features, rows, out });
+        }
+        Rows::F16(values, in_features) => {
+            let row = |r: usize| &values[r * in_features..(r + 1) * in_features];
+            dispatch(Multiply { num_tokens, x, row, in_features, rows, out });
+        }
+        Rows::BF16(values, in_features) => {
+            let row = |r: usize| &values[r * in_features..(r + 1) * in_features];
+            dispatch(Multiply { num_tokens, x, row, in_features, rows, out });
+        }
+        Rows::F8(weight) => {
+            let in_features = weight.num_cols;
+            dispatch(Multiply { num_tokens, x, row: |r| weight.row(r), in_features, rows, out });
+        }
+    }
+}
+
+struct Multiply<'a, 'x, 'o, F> {
+    num_tokens: usize,
+    x: &'a dyn Fn(usize) -> &'x [f32],
+    row: F,
+    in_features: usize,
+    rows: Range<usize>,
+    out: &'a mut ColumnBlock<'o>,
+}
+
+impl<W: Stored, F: Fn(usize) -> W> Kernel for Multiply<'_, '_, '_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Multiply { num_tokens, x, row, in_features, rows, out } = self;
+        if num_tokens == 1 {
+            tiles(simd, 0..1, x, &row, rows.clone(), rows.start, out);
+            return;
+        }
+        for first in rows.clone().step_by(TASK_ROWS) {
+            let task = first..rows.end.min(first + TASK_ROWS);
+            with_scratch(task.len() * in_features, |decoded| {
+                for r in task.clone() {
+                    let start = (r - first) * in_features;
+                    decode(simd, row(r), &mut decoded[start..start + in_features]);
+                }
+                let block = row(first).block();
+                let row = |r: usize| {
+                    let start = (r - first) * in_features;
+                    Decoded { values: &decoded[start..start + in_features], block }
+                };
+                tiles(simd, 0..num_tokens, x, &row, task, rows.start, out);
+            });
+        }
+    }
+}
+
+/// All products of `tokens` and `rows`, in tiles as large as the registers allow.
+#[inline(always)]
+fn tiles<'x, S: Simd, W: Stored>(
+    simd: S,
+    tokens: Range<usize>,
+    x: &dyn Fn(usize) -> &'x [f32],
+    row: &impl Fn(usize) -> W,
+    rows: Range<usize>,
+    first_row: usize,
+    out: &mut ColumnBlock<'_>,
+) {
+    let mut token = tokens.start;
+    while token < tokens.end {
+        if S::MANY_REGISTERS && tokens.end - token >= TILE_TOKENS {
+            row_tiles::<S, W, TILE_TOKENS>(simd, token, x, row, rows.clone(), first_row, out);
+            token += TILE_TOKENS;
+        } else {
+            row_tiles::<S, W, 1>(simd, token, x, row, rows.clone(), first_row, out);
+            token += 1;
+        }
+    }
+}
+
+#[inline(always)]
+fn row_tiles<'x, S: Simd, W: Stored, const T: usize>(
+    simd: S,
+    token: usize,
+    x: &dyn Fn(usize) -> &'x [f32],
+    row: &impl Fn(usize) -> W,
+    rows: Range<usize>,
+    first_row: usize,
+    out: &mut ColumnBlock<'_>,
+) {
+    let xs: [&[f32]; T] = std::array::from_fn(|t| x(token + t));
+    let mut r = rows.start;
+    while r < rows.end {
+        if rows.end - r >= TILE_ROWS {
+            let products = dots(simd, std::array::from_fn::<_, TILE_ROWS, _>(|i| row(r + i)), xs);
+            put(out, token, r - first_row, &products);
+            r += TILE_ROWS;
+        } else {
+            put(out, token, r - first_row, &dots(simd, [row(r)], xs));
+            r += 1;
+        }
+    }
+}
+
+/// `out[token + t, column + r] = products[r][t]`.
+#[inline(always)]
+fn put<const R: usize, const T: usize>(
+    out: &mut ColumnBlock<'_>,
+    token: usize,
+    column: usize,
+    products: &[[f32; T]; R],
+) {
+    for t in 0..T {
+        for (r, out) in out.row_mut(token + t)[column..column + R].iter_mut().enumerate() {
+            *out = products[r][t];
+        }
+    }
+}
