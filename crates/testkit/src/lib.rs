@@ -1,7 +1,18 @@
-//! What the tests and benches of several crates share: seeded inputs.
+//! What the tests and benches of several crates share: inputs that are the same on every machine ([`Random`]), and
+//! comparisons that say where results differ ([`assert_close`]).
+//!
+//! ```
+//! use cachalot_testkit::{Random, Tolerance, assert_close};
+//!
+//! let x = Random::new(1).values(6);
+//! let rounded: Vec<f32> = x.iter().map(|&x| half::bf16::from_f32(x).to_f32()).collect();
+//! assert_close(&rounded, &x, [2, 3], Tolerance { abs: 0.0, rel: 1.0 / 256.0, cosine: 1e-5 });
+//! ```
 
 #![forbid(unsafe_code)]
 
+mod compare;
 mod random;
 
+pub use compare::{Tolerance, assert_close, assert_same_bits};
 pub use random::Random;
