@@ -1,5 +1,5 @@
-//! What the tests and benches of several crates share: inputs that are the same on every machine ([`Random`]), and
-//! comparisons that say where results differ ([`assert_close`]).
+//! What the tests and benches of several crates share: inputs that are the same on every machine ([`Random`]),
+//! comparisons that say where results differ ([`assert_close`]), and tiny checkpoints ([`TinyCheckpoint`]).
 //!
 //! ```
 //! use cachalot_testkit::{Random, Tolerance, assert_close};
@@ -11,8 +11,10 @@
 
 #![forbid(unsafe_code)]
 
+mod checkpoint;
 mod compare;
 mod random;
 
+pub use checkpoint::{TinyCheckpoint, TinyTensor, qwen3_config, v3_config, v32_config, with_fp8};
 pub use compare::{Tolerance, assert_close, assert_same_bits};
 pub use random::Random;
