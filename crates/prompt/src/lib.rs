@@ -1,3 +1,53 @@
 //! Text to token ids and back: tokenizer, chat encoding per release, incremental detokenizer, reasoning split.
+//!
+//! A [`Prompt`] is a checkpoint's text side. It knows the [`Release`], encodes a [`Chat`] as [`Rendered`] ids, and an
+//! [`OutputParser`] turns the ids of the reply back into text, told apart as reasoning and content.
+//!
+//! ```no_run
+//! use cachalot_prompt::{Chat, Delta, Message, OutputOptions, OutputParser, Prompt, PromptFiles, Role};
+//!
+//! # fn generate(ids: &[u32]) -> Vec<u32> { Vec::new() }
+//! let prompt = Prompt::open(&PromptFiles::read("DeepSeek-V3.2".as_ref())?, None)?;
+//! let chat = Chat { messages: vec![Message::new(Role::User, "1+1=?")], thinking: true, ..Chat::default() };
+//! let rendered = prompt.render(&chat)?;
+//! let mut parser = OutputParser::new(&prompt, rendered.reasoning_open, OutputOptions::default());
+//! let mut answer = String::new();
+//! for id in generate(&rendered.ids) {
+//!     for delta in parser.push(id) {
+//!         if let Delta::Content(text) = delta {
+//!             answer.push_str(&text);
+//!         }
+//!     }
+//! }
+//! # Ok::<(), cachalot_prompt::Error>(())
+//! ```
+//!
+//! Nothing here computes, schedules, or knows HTTP. What people and tools write never becomes a control token: see
+//! [`Tokenizer`].
 
 #![forbid(unsafe_code)]
+
+mod chat;
+mod clock;
+mod detokenizer;
+mod encoding;
+mod error;
+mod files;
+mod output;
+mod prompt;
+mod python_json;
+mod release;
+mod script;
+mod stop;
+mod template;
+mod tokenizer;
+
+pub use chat::{Chat, Message, Role, ToolCall};
+pub use detokenizer::Detokenizer;
+pub use error::{Error, Result};
+pub use files::PromptFiles;
+pub use output::{Delta, OutputMode, OutputOptions, OutputParser};
+pub use prompt::{Prompt, Rendered, SamplingDefaults};
+pub use release::{Release, ThinkingPolicy};
+pub use stop::StopStrings;
+pub use tokenizer::Tokenizer;
