@@ -56,6 +56,13 @@ fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
         }
         let info: TensorInfo = serde_json::from_value(value)
             .map_err(|error| format!("its header's entry for `{name}` is malformed: {error}"))?;
+        let (start, end) = info.data_offsets;
+        if start > end || end > data.len() {
+            return Err(format!(
+                "`{name}` lies at bytes {start}..{end} of a data section that has {} bytes",
+                data.len()
+            ));
+        }
         entries.push((name, info));
     }
     entries.sort_by_key(|(_, info)| info.data_offsets);
@@ -65,12 +72,6 @@ fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
     let mut tensors = BTreeMap::new();
     for (name, info) in entries {
         let (start, end) = info.data_offsets;
-        if start > end || end > data.len() {
-            return Err(format!(
-                "`{name}` lies at bytes {start}..{end} of a data section that has {} bytes",
-                data.len()
-            ));
-        }
         if start != end_of_last {
             let what = if start < end_of_last { "overlaps the tensor before it, which ends" } else { "leaves a gap" };
             return Err(format!("`{name}` starts at byte {start} of the data section and {what} at {end_of_last}"));

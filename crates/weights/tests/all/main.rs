@@ -1,5 +1,7 @@
 //! Tests of `cachalot-weights` through its public interface.
 
+mod bad_input;
+mod checkpoint;
 mod config;
 mod embedded;
 mod layout;
