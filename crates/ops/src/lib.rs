@@ -28,12 +28,12 @@ mod dims;
 mod error;
 mod order;
 mod paged;
+#[cfg(test)]
+mod paged_case;
 mod reference_util;
 mod rows;
 mod scratch;
 mod simd;
-#[cfg(test)]
-mod test_util;
 
 pub mod cache_write;
 pub mod embedding;

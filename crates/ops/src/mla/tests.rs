@@ -2,8 +2,8 @@ use cachalot_tensor::{Buffer, DType, Matrix, Tensor, View, ViewMut};
 use cachalot_testkit::Random;
 
 use super::{Mla, mla_absorbed, mla_expanded};
+use crate::paged_case::{PagedCase, assert_close, assert_same, context, contexts};
 use crate::reference_util::dequantise;
-use crate::test_util::{PagedCase, assert_close, assert_same, context, contexts};
 use crate::{Context, Device, Error, NO_POSITION, Result};
 
 const FORMS: [(&str, fn(&Context, Mla<'_>) -> Result<()>); 2] =
