@@ -1,0 +1,42 @@
+//! What the caller decides about the server; nothing here changes after the start.
+
+use std::time::Duration;
+
+/// Settings of the HTTP server. The model itself arrives later, as [`Served`](crate::Served).
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerConfig {
+    /// Accepted bearer keys; none means that no key is asked for.
+    pub api_keys: Vec<String>,
+    /// Larger request bodies are answered with 413.
+    pub max_body_bytes: usize,
+    /// Origins that browsers may call from; none means no CORS headers at all.
+    pub allowed_origins: AllowedOrigins,
+    /// A stream that has been silent for so long gets a comment, so that proxies keep the connection.
+    pub keep_alive_interval: Duration,
+    /// On shutdown, how long running requests may take to finish before they are ended with an error.
+    pub shutdown_timeout: Duration,
+}
+
+/// Which web pages may call this server from a browser.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedOrigins {
+    /// No page of another origin.
+    None,
+    /// Every page.
+    Any,
+    /// Pages of these origins, such as `https://chat.example.org`.
+    List(Vec<axum::http::HeaderValue>),
+}
+
+impl Default for ServerConfig {
+    /// No keys, 32 MiB, no CORS, a comment every 10 s, 30 s to shut down.
+    fn default() -> Self {
+        ServerConfig {
+            api_keys: Vec::new(),
+            max_body_bytes: 32 << 20,
+            allowed_origins: AllowedOrigins::None,
+            keep_alive_interval: Duration::from_secs(10),
+            shutdown_timeout: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! From the engine's events to text: one generation is all choices of one request.
+
+use std::task::{Context, Poll, ready};
+
+use cachalot_engine::{
+    EngineHandle, Event, EventStream, FinishReason, PositionLogprobs, Request, SamplingParams, SubmitError,
+};
+
+use crate::decoder::{Channel, Decoder, Text};
+use crate::error::ApiError;
+use crate::sampling::choice_seed;
+use crate::wire::usage::Usage;
+
+/// What a choice yields, in this order: at most one `Prompt`, any number of `Token`, one `End`.
+#[derive(Debug)]
+pub(crate) enum Output {
+    /// Log-probabilities of the prompt; entry `i` belongs to token `i + 1`. Only if asked for.
+    Prompt(Vec<PositionLogprobs>),
+    /// One generated token.
+    Token(TokenOutput),
+    /// The choice has ended.
+    End {
+        /// Text that was held back until now.
+        tail: Text,
+        /// `stop` or `length`.
+        finish_reason: &'static str,
+    },
+}
+
+/// One generated token, and the text that it set free.
+#[derive(Debug)]
+pub(crate) struct TokenOutput {
+    pub(crate) id: u32,
+    /// May be empty: part of a character, markup, or text that may turn out to be a stop string.
+    pub(crate) text: Text,
+    /// Where the token belongs.
+    pub(crate) channel: Channel,
+    pub(crate) logprobs: Option<PositionLogprobs>,
+    /// Characters of decoded text before this token.
+    pub(crate) text_offset: usize,
+}
+
+/// One engine request and its decoder.
+struct Choice {
+    /// `None` once it has ended; dropping the stream cancels the request.
+    events: Option<EventStream>,
+    decoder: Decoder,
+    /// A stop string has ended the text; the `End` is still to be reported.
+    stopped: bool,
+    num_generated_tokens: usize,
+    num_cached_tokens: usize,
+}
+
+/// All choices of one request.
+pub(crate) struct Generation {
+    choices: Vec<Choice>,
+    choices_per_prompt: usize,
+    num_prompt_tokens: usize,
+    counts_reasoning: bool,
+    num_open: usize,
+    /// The choice that is asked first: whoever yielded last keeps its turn until it has nothing, then the next.
+    turn: usize,
+}
+
+/// What [`Generation::submit`] hands to the engine.
+pub(crate) struct Plan {
+    /// Token ids of each prompt, and its sampling parameters.
+    pub(crate) prompts: Vec<(Vec<u32>, SamplingParams)>,
+    /// How often each prompt is continued.
+    pub(crate) choices_per_prompt: usize,
+    /// Whether `usage` tells reasoning tokens.
+    pub(crate) counts_reasoning: bool,
+}
+
+impl Generation {
+    /// Submits every choice, or none: if the engine refuses one, those before it are cancelled. `decoder` makes one per choice.
+    ///
+    /// # Errors
+    /// Whatever [`EngineHandle::submit`] refuses, and requests for more sequences than the engine ever takes.
+    pub(crate) fn submit(
+        engine: &EngineHandle,
+        plan: Plan,
+        mut decoder: impl FnMut() -> Decoder,
+    ) -> Result<Self, ApiError> {
+        let Plan { prompts, choices_per_prompt, counts_reasoning } = plan;
+        let num_choices = prompts.len() * choices_per_prompt;
+        let max_live = engine.limits().max_live;
+        if num_choices > max_live {
+            return Err(ApiError::invalid(format!(
+                "The request asks for {num_choices} sequences ({} prompts, n = {choices_per_prompt}), but this server takes \
+                 at most {max_live} at a time; split it",
+                prompts.len()
+            )));
+        }
+        let num_prompt_tokens = prompts.iter().map(|(ids, _)| ids.len()).sum();
+        let mut choices = Vec::with_capacity(num_choices);
+        for (prompt_ids, sampling) in prompts {
+            for i in 0..choices_per_prompt {
+                let sampling = SamplingParams { seed: choice_seed(sampling.seed, i), ..sampling.clone() };
+                let request = Request { prompt_ids: prompt_ids.clone(), sampling };
+                let events = Some(engine.submit(request).map_err(refusal)?);
+                choices.push(Choice {
+                    events,
+                    decoder: decoder(),
+                    stopped: false,
+                    num_generated_tokens: 0,
+                    num_cached_tokens: 0,
+                });
+            }
+        }
+        let num_open = choices.len();
+        Ok(Generation { choices, choices_per_prompt, num_prompt_tokens, counts_reasoning, num_open, turn: 0 })
+    }
+
+    /// The next output of any choice, with the choice's index; `None` once all have ended. An error ends the generation: the
+    /// other choices are cancelled.
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<(usize, Output), ApiError>>> {
+        if self.num_open == 0 {
+            return Poll::Ready(None);
+        }
+        for _ in 0..self.choices.len() {
+            match self.choices[self.turn].poll_next(context) {
+                Poll::Ready(Some(Ok(output))) => {
+                    if matches!(output, Output::End { .. }) {
+                        self.num_open -= 1;
+                    }
+                    return Poll::Ready(Some(Ok((self.turn, output))));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.choices.clear();
+                    self.num_open = 0;
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Poll::Ready(None) | Poll::Pending => self.turn = (self.turn + 1) % self.choices.len(),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// [`poll_next`](Self::poll_next) as a future.
+    pub(crate) async fn next(&mut self) -> Option<Result<(usize, Output), ApiError>> {
+        std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// Whether every choice has ended.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.num_open == 0
+    }
+
+    /// The choices of all prompts.
+    pub(crate) fn num_choices(&self) -> usize {
+        self.choices.len()
+    }
+
+    /// What has been used so far.
+    pub(crate) fn usage(&self) -> Usage {
+        // A prompt counts once, so its cache hits do too: those of its first choice.
+        let cached = self.choices.iter().step_by(self.choices_per_prompt).map(|choice| choice.num_cached_tokens).sum();
+        let completion = self.choices.iter().map(|choice| choice.num_generated_tokens).sum();
+        let reasoning = || self.choices.iter().map(|choice| choice.decoder.num_reasoning_tokens()).sum();
+        Usage::new(self.num_prompt_tokens, cached, completion, self.counts_reasoning.then(reasoning))
+    }
+}
+
+impl Choice {
+    fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Output, ApiError>>> {
+        if self.stopped {
+            self.stopped = false;
+            return Poll::Ready(Some(Ok(Output::End { tail: Text::default(), finish_reason: "stop" })));
+        }
+        let Some(events) = &mut self.events else { return Poll::Ready(None) };
+        let event = ready!(events.poll_recv(context));
+        Poll::Ready(Some(match event {
+            Some(Event::Prompt { logprobs }) => Ok(Output::Prompt(logprobs)),
+            Some(Event::Token { id, logprobs }) => {
+                self.num_generated_tokens += 1;
+                let text_offset = self.decoder.num_chars();
+                let (text, channel) = self.decoder.push(id);
+                if self.decoder.is_stopped() {
+                    self.events = None;
+                    self.stopped = true;
+                }
+                Ok(Output::Token(TokenOutput { id, text, channel, logprobs, text_offset }))
+            }
+            Some(Event::Finished { reason, num_cached_tokens }) => {
+                self.events = None;
+                self.num_cached_tokens = num_cached_tokens as usize;
+                let tail = self.decoder.finish();
+                let finish_reason = match reason {
+                    FinishReason::Stop { .. } => "stop",
+                    FinishReason::Length => "length",
+                };
+                Ok(Output::End { tail, finish_reason })
+            }
+            Some(Event::Failed { message }) => Err(ApiError::internal(format!("The request failed: {message}"))),
+            None => Err(ApiError::internal("The engine ended the request without saying why")),
+        }))
+    }
+}
+
+/// What a refusal of the engine means over HTTP.
+fn refusal(error: SubmitError) -> ApiError {
+    use std::time::Duration;
+    let message = error.to_string();
+    match error {
+        SubmitError::QueueFull { .. } => ApiError::unavailable("queue_full", message, Duration::from_secs(1)),
+        SubmitError::ShuttingDown => ApiError::unavailable("stopping", message, Duration::from_secs(5)),
+        SubmitError::Unhealthy(_) => ApiError::unavailable("engine_failed", message, Duration::from_secs(60)),
+        SubmitError::EmptyPrompt
+        | SubmitError::PromptTooLong { .. }
+        | SubmitError::TokenOutOfRange { .. }
+        | SubmitError::InvalidParams(_) => ApiError::invalid(message),
+    }
+}

@@ -1,0 +1,47 @@
+//! `/health` and `/metrics`.
+
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::error::ApiError;
+use crate::state::AppState;
+
+/// Upper bounds of the latency histograms, in seconds: from one step of a small model to a long prompt on a CPU.
+const SECONDS_BUCKETS: [f64; 17] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+/// Installs the recorder that every `metrics` call of the process goes to. To be called once, before the engine starts.
+///
+/// # Errors
+/// If the process has a recorder already.
+pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
+        .install_recorder()?;
+    metrics::describe_counter!("cachalot_http_responses_total", "Answers of the server by HTTP status.");
+    Ok(handle)
+}
+
+/// 200 when requests are taken; 503 with the reason before, after, and if the engine has failed.
+pub(crate) async fn health(State(state): State<AppState>) -> Result<Response, ApiError> {
+    state.served()?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], r#"{"status":"ok"}"#).into_response())
+}
+
+pub(crate) async fn metrics(State(state): State<AppState>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], state.metrics().render()).into_response()
+}
+
+/// Counts answers by status.
+pub(crate) async fn count_responses(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    count(response.status());
+    response
+}
+
+fn count(status: StatusCode) {
+    metrics::counter!("cachalot_http_responses_total", "status" => status.as_str().to_owned()).increment(1);
+}

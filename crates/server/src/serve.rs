@@ -1,0 +1,136 @@
+//! The routes, and serving them on a socket until told to stop.
+
+use std::future::{Future, IntoFuture};
+use std::io;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::{HeaderName, Method, Uri, header};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+use axum::serve::ListenerExt;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tower_http::cors::{Any, CorsLayer};
+
+use crate::config::AllowedOrigins;
+use crate::error::ApiError;
+use crate::state::AppState;
+use crate::{auth, chat, completions, models, observe, tokenize};
+
+/// After the engine has ended, how long readers get to fetch what was written for them.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often the recorder folds fresh samples into its histograms, so that they do not pile up when nobody reads `/metrics`.
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// All routes over `state`.
+///
+/// `/health` and `/metrics` ask for no key: probes and scrapers have none.
+pub fn router(state: AppState) -> Router {
+    let api = Router::new()
+        .route("/v1/chat/completions", post(chat::complete))
+        .route("/chat/completions", post(chat::complete))
+        .route("/v1/completions", post(completions::complete))
+        .route("/completions", post(completions::complete))
+        .route("/v1/models", get(models::list))
+        .route("/models", get(models::list))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
+        .route_layer(from_fn_with_state(state.clone(), auth::require_key));
+    let router = Router::new()
+        .merge(api)
+        .route("/health", get(observe::health))
+        .route("/metrics", get(observe::metrics))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn(observe::count_responses));
+    match cors(&state.config().allowed_origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
+    .with_state(state)
+}
+
+fn cors(origins: &AllowedOrigins) -> Option<CorsLayer> {
+    let headers: [HeaderName; 2] = [header::AUTHORIZATION, header::CONTENT_TYPE];
+    let layer = CorsLayer::new().allow_methods([Method::GET, Method::POST]).allow_headers(headers);
+    match origins {
+        AllowedOrigins::None => None,
+        AllowedOrigins::Any => Some(layer.allow_origin(Any)),
+        AllowedOrigins::List(origins) => Some(layer.allow_origin(origins.clone())),
+    }
+}
+
+async fn no_such_route(method: Method, uri: Uri) -> ApiError {
+    ApiError::not_found(format!("There is no {method} {}; the API is under /v1", uri.path()))
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::method_not_allowed(format!("{} does not take {method}", uri.path()))
+}
+
+/// Serves `state` on `listener` until `shutdown` resolves, then ends in order: no new connection or request is taken, running
+/// requests get [`shutdown_timeout`](crate::ServerConfig::shutdown_timeout) to finish, what still runs then is ended with an
+/// error that its client sees, and the call returns when every answer has been read or its reader has stalled.
+///
+/// The engine has ended when this returns.
+///
+/// # Errors
+/// If the socket fails.
+pub async fn serve(
+    listener: TcpListener,
+    state: AppState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    // Tokens are small writes that should not wait for each other.
+    let listener = listener.tap_io(|stream| {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!("could not set TCP_NODELAY: {error}");
+        }
+    });
+    let upkeep = tokio::spawn({
+        let metrics = state.metrics().clone();
+        async move {
+            let mut interval = tokio::time::interval(METRICS_UPKEEP_INTERVAL);
+            loop {
+                interval.tick().await;
+                metrics.run_upkeep();
+            }
+        }
+    });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let server = axum::serve(listener, router(state.clone()))
+        .with_graceful_shutdown(async {
+            // A dropped sender means that `serve` itself is gone.
+            let _ = stopped.await;
+        })
+        .into_future();
+    tokio::pin!(server);
+    let result = tokio::select! {
+        result = &mut server => result,
+        () = shutdown => {
+            tracing::info!("shutting down");
+            let engine = state.stop();
+            // The server future is alive, so its receiver is.
+            let _ = stop.send(());
+            let timeout = state.config().shutdown_timeout;
+            let drained = async {
+                if let Some(engine) = engine {
+                    // It ends every stream by its deadline, finished or failed. A panic in there has been logged.
+                    let _ = tokio::task::spawn_blocking(move || engine.shutdown(timeout)).await;
+                }
+                tokio::time::sleep(DELIVERY_TIMEOUT).await;
+            };
+            tokio::select! {
+                result = &mut server => result,
+                () = drained => {
+                    tracing::warn!("closing connections whose clients have stopped reading");
+                    Ok(())
+                }
+            }
+        }
+    };
+    upkeep.abort();
+    result
+}

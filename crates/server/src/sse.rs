@@ -1,0 +1,160 @@
+//! Server-sent events.
+//!
+//! A stream is a body whose frames hold as many events as were ready: one event per token by contract, but one write per wake-up.
+//! All that does not change between the chunks of a stream is written once.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::Stream;
+use serde::Serialize;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::answer::Answer;
+use crate::generation::{Generation, Output};
+use crate::wire::usage::Usage;
+
+/// A frame is handed on when it has grown past this; what is still ready goes into the next one.
+const FRAME_BYTES: usize = 32 << 10;
+
+/// Turns what a generation yields into chunks.
+pub(crate) trait WriteChunks: Unpin + Send + 'static {
+    /// Appends the chunks for one output of choice `index`. `usage` is there with the last output of the last choice.
+    fn write(&mut self, index: usize, output: Output, usage: Option<Usage>, frame: &mut Vec<u8>);
+}
+
+/// Answers with the events of a generation. Dropping the body, as hyper does when the client is gone, cancels it.
+pub(crate) fn respond(generation: Generation, writer: impl WriteChunks, keep_alive_interval: Duration) -> Response {
+    let events =
+        Events { generation, writer, silence: Box::pin(sleep(keep_alive_interval)), keep_alive_interval, done: false };
+    let mut response = Body::from_stream(events).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx would otherwise gather the events.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+struct Events<W> {
+    generation: Generation,
+    writer: W,
+    silence: Pin<Box<Sleep>>,
+    keep_alive_interval: Duration,
+    done: bool,
+}
+
+impl<W: WriteChunks> Stream for Events<W> {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.done {
+            return Poll::Ready(None);
+        }
+        let mut frame = Vec::new();
+        while frame.len() < FRAME_BYTES && !this.done {
+            match this.generation.poll_next(context) {
+                Poll::Ready(Some(Ok((index, output)))) => {
+                    let usage = this.generation.is_finished().then(|| this.generation.usage());
+                    this.writer.write(index, output, usage, &mut frame);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    // The status has been sent; the error is an event, and no `[DONE]` follows it.
+                    write_event(&mut frame, &error.body());
+                    this.done = true;
+                }
+                Poll::Ready(None) => {
+                    frame.extend_from_slice(b"data: [DONE]\n\n");
+                    this.done = true;
+                }
+                Poll::Pending => break,
+            }
+        }
+        if frame.is_empty() {
+            if this.silence.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            frame.extend_from_slice(b": keep-alive\n\n");
+        }
+        let next = Instant::now() + this.keep_alive_interval;
+        this.silence.as_mut().reset(next);
+        Poll::Ready(Some(Ok(Bytes::from(frame))))
+    }
+}
+
+fn write_event(frame: &mut Vec<u8>, event: &impl Serialize) {
+    frame.extend_from_slice(b"data: ");
+    write_json(frame, event);
+    frame.extend_from_slice(b"\n\n");
+}
+
+/// Appends a value as JSON.
+pub(crate) fn write_json(frame: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    serde_json::to_writer(frame, value)
+        .expect("writing to memory does not fail, and the keys of wire types are strings");
+}
+
+/// Writes the chunks of one stream.
+pub(crate) struct ChunkWriter {
+    /// From `data: ` to `"index":`.
+    head: Vec<u8>,
+    include_usage: bool,
+}
+
+impl ChunkWriter {
+    pub(crate) fn new(answer: &Answer, object: &'static str, include_usage: bool) -> Self {
+        #[derive(Serialize)]
+        struct Head<'a> {
+            id: &'a str,
+            object: &'static str,
+            created: u64,
+            model: &'a str,
+            system_fingerprint: &'a str,
+        }
+        let Answer { id, created, model, system_fingerprint } = answer;
+        let mut head = b"data: ".to_vec();
+        write_json(&mut head, &Head { id, object, created: *created, model, system_fingerprint });
+        head.pop();
+        head.extend_from_slice(br#","choices":[{"index":"#);
+        ChunkWriter { head, include_usage }
+    }
+
+    /// Appends one chunk for choice `index`; `payload` writes the members between `index` and `logprobs`, commas between them.
+    pub(crate) fn chunk(
+        &self,
+        frame: &mut Vec<u8>,
+        index: usize,
+        payload: impl FnOnce(&mut Vec<u8>),
+        logprobs: Option<&impl Serialize>,
+        finish_reason: Option<&'static str>,
+        usage: Option<Usage>,
+    ) {
+        frame.extend_from_slice(&self.head);
+        write_json(frame, &index);
+        frame.push(b',');
+        payload(frame);
+        frame.extend_from_slice(br#","logprobs":"#);
+        match logprobs {
+            Some(logprobs) => write_json(frame, logprobs),
+            None => frame.extend_from_slice(b"null"),
+        }
+        frame.extend_from_slice(br#","finish_reason":"#);
+        match finish_reason {
+            Some(reason) => write_json(frame, reason),
+            None => frame.extend_from_slice(b"null"),
+        }
+        frame.extend_from_slice(b"}]");
+        if self.include_usage {
+            frame.extend_from_slice(br#","usage":"#);
+            write_json(frame, &usage);
+        }
+        frame.extend_from_slice(b"}\n\n");
+    }
+}

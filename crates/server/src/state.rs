@@ -1,0 +1,143 @@
+//! What every handler sees.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use cachalot_engine::EngineHandle;
+use cachalot_prompt::Prompt;
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::auth::ApiKeys;
+use crate::config::ServerConfig;
+use crate::error::ApiError;
+
+/// The aliases of the hosted API; each also chooses whether the model thinks by default.
+pub(crate) const CHAT_ALIAS: &str = "deepseek-chat";
+pub(crate) const REASONER_ALIAS: &str = "deepseek-reasoner";
+
+/// Shared by all handlers; clones are the same state.
+///
+/// The server listens before the model is loaded: `/health` answers 503 until [`publish`](Self::publish), so that whoever
+/// starts it can wait for readiness in one way, and metrics can be read from the start.
+#[derive(Clone)]
+pub struct AppState(Arc<Shared>);
+
+struct Shared {
+    config: ServerConfig,
+    api_keys: ApiKeys,
+    metrics: PrometheusHandle,
+    served: OnceLock<Served>,
+    stopping: AtomicBool,
+}
+
+/// The model that is served.
+pub struct Served {
+    /// The name that requests give in `model`; any other than this and the two DeepSeek aliases is refused.
+    pub model_name: String,
+    /// Where token ids go.
+    pub engine: EngineHandle,
+    /// How text becomes token ids and back; a checkpoint without a tokenizer has none, and then serves token ids alone.
+    pub prompt: Option<Arc<Prompt>>,
+    /// Tokens that end a completion, from the checkpoint's generation_config.json or config.json. Chat also ends at the guards
+    /// of [`Prompt::eos_token_ids`].
+    pub eos_token_ids: Vec<u32>,
+}
+
+impl AppState {
+    /// The state of a server whose model is still being loaded. `metrics` comes from [`install_metrics`](crate::install_metrics).
+    pub fn loading(config: ServerConfig, metrics: PrometheusHandle) -> Self {
+        let api_keys = ApiKeys::new(&config.api_keys);
+        AppState(Arc::new(Shared {
+            config,
+            api_keys,
+            metrics,
+            served: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+        }))
+    }
+
+    /// Starts answering for this model.
+    ///
+    /// # Panics
+    /// If a model has been published already: a server serves one model for its whole life.
+    pub fn publish(&self, served: Served) {
+        assert!(self.0.served.set(served).is_ok(), "a model has already been published");
+    }
+
+    pub(crate) fn config(&self) -> &ServerConfig {
+        &self.0.config
+    }
+
+    pub(crate) fn api_keys(&self) -> &ApiKeys {
+        &self.0.api_keys
+    }
+
+    pub(crate) fn metrics(&self) -> &PrometheusHandle {
+        &self.0.metrics
+    }
+
+    /// The model, if it can take requests now.
+    ///
+    /// # Errors
+    /// 503 with the reason: loading, shutting down, or the engine has failed.
+    pub(crate) fn served(&self) -> Result<&Served, ApiError> {
+        if self.0.stopping.load(Ordering::Relaxed) {
+            return Err(ApiError::unavailable("stopping", "The server is shutting down", Duration::from_secs(5)));
+        }
+        let Some(served) = self.0.served.get() else {
+            return Err(ApiError::unavailable("loading", "The model is still being loaded", Duration::from_secs(5)));
+        };
+        if !served.engine.stats().healthy {
+            return Err(ApiError::unavailable(
+                "engine_failed",
+                "The engine has stopped after repeated failures; restart the server",
+                Duration::from_secs(60),
+            ));
+        }
+        Ok(served)
+    }
+
+    /// From now on every request is refused; returns the engine, if there is one, so that it can be brought to its end.
+    pub(crate) fn stop(&self) -> Option<EngineHandle> {
+        self.0.stopping.store(true, Ordering::Relaxed);
+        self.0.served.get().map(|served| served.engine.clone())
+    }
+}
+
+impl Served {
+    /// The tokenizer and encoding.
+    ///
+    /// # Errors
+    /// 400 for a checkpoint without a tokenizer, with a hint at what works.
+    pub(crate) fn prompt(&self) -> Result<&Arc<Prompt>, ApiError> {
+        self.prompt.as_ref().ok_or_else(|| {
+            ApiError::invalid(
+                "This checkpoint has no tokenizer.json, so the server cannot read or write text; \
+                 send token ids as `prompt` to /v1/completions",
+            )
+        })
+    }
+
+    /// Checks the `model` of a request, and returns the name to answer with.
+    ///
+    /// # Errors
+    /// 400 that lists the names.
+    pub(crate) fn check_model<'a>(&'a self, model: Option<&'a str>) -> Result<&'a str, ApiError> {
+        let names = self.model_names();
+        match model {
+            None => Ok(&self.model_name),
+            Some(model) if names.contains(&model) => Ok(model),
+            Some(model) => Err(ApiError::invalid(format!(
+                "Model Not Exist: the supported API model names are {}, but you passed {model}",
+                names.join(", ")
+            ))
+            .with_param("model")),
+        }
+    }
+
+    /// The names that `model` may have, the model's own first.
+    pub(crate) fn model_names(&self) -> [&str; 3] {
+        [&self.model_name, CHAT_ALIAS, REASONER_ALIAS]
+    }
+}

@@ -1,0 +1,90 @@
+//! Log-probabilities in the two forms of the OpenAI API.
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+/// The least log-probability that is sent: JSON has no minus infinity, and the hosted API uses this number for "none".
+pub(crate) const LOGPROB_FLOOR: f32 = -9999.0;
+
+/// One token of a chat answer.
+#[derive(Debug, Serialize)]
+pub(crate) struct TokenLogprob {
+    /// The token's text; bytes that are not UTF-8 on their own become replacement characters.
+    pub(crate) token: String,
+    pub(crate) logprob: f32,
+    /// The token's bytes.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) top_logprobs: Vec<TopLogprob>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct TopLogprob {
+    pub(crate) token: String,
+    pub(crate) logprob: f32,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// `logprobs` of a text completion: four lists with one entry per token.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct LegacyLogprobs {
+    pub(crate) tokens: Vec<String>,
+    /// Null for the first prompt token of an echo: nothing precedes it.
+    pub(crate) token_logprobs: Vec<Option<f32>>,
+    pub(crate) top_logprobs: Vec<Option<TopMap>>,
+    /// Characters of the returned text before the token.
+    pub(crate) text_offset: Vec<usize>,
+}
+
+impl LegacyLogprobs {
+    /// Appends the tokens that follow.
+    pub(crate) fn extend(&mut self, next: LegacyLogprobs) {
+        self.tokens.extend(next.tokens);
+        self.token_logprobs.extend(next.token_logprobs);
+        self.top_logprobs.extend(next.top_logprobs);
+        self.text_offset.extend(next.text_offset);
+    }
+}
+
+/// Token text to log-probability, best first.
+///
+/// Different tokens can have the same text (half characters all read as a replacement character); the likelier one stays.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct TopMap(Vec<(String, f32)>);
+
+impl TopMap {
+    /// Adds an entry; the caller adds in descending order of likelihood.
+    pub(crate) fn insert(&mut self, token: String, logprob: f32) {
+        match self.0.iter_mut().find(|(known, _)| *known == token) {
+            Some((_, best)) => *best = best.max(logprob),
+            None => self.0.push((token, logprob)),
+        }
+    }
+}
+
+impl Serialize for TopMap {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(token, logprob)| (token, logprob)))
+    }
+}
+
+/// vLLM's `prompt_logprobs` at one position: token id to its entry, the prompt's own token first.
+#[derive(Debug)]
+pub(crate) struct PromptPosition(pub(crate) Vec<(u32, PromptLogprob)>);
+
+#[derive(Debug, Serialize)]
+pub(crate) struct PromptLogprob {
+    pub(crate) logprob: f32,
+    /// 1 is the likeliest token; null when the token is not among the likeliest that were asked for.
+    pub(crate) rank: Option<usize>,
+    pub(crate) decoded_token: String,
+}
+
+impl Serialize for PromptPosition {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (id, entry) in &self.0 {
+            map.serialize_entry(id, entry)?;
+        }
+        map.end()
+    }
+}

@@ -1,0 +1,8 @@
+//! The JSON of requests and answers, and nothing else: no ranges are checked here, no defaults filled in.
+
+pub(crate) mod chat;
+pub(crate) mod common;
+pub(crate) mod completion;
+pub(crate) mod logprobs;
+pub(crate) mod number;
+pub(crate) mod usage;
