@@ -97,3 +97,8 @@ pub enum SubmitError {
     #[error("{0}")]
     InvalidParams(String),
 }
+
+/// What [`Engine::check_integrity`](crate::Engine::check_integrity) has found.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the engine's accounts do not agree: {0}")]
+pub struct IntegrityError(pub(crate) String);

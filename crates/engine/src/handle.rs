@@ -94,3 +94,19 @@ pub struct EngineStats {
     /// Times that a sequence gave up its blocks to be computed again.
     pub num_preemptions: u64,
 }
+
+impl EngineStats {
+    pub(crate) fn new(num_blocks_total: usize) -> Self {
+        EngineStats {
+            healthy: true,
+            num_running: 0,
+            num_waiting: 0,
+            num_blocks_in_use: 0,
+            num_blocks_total,
+            num_steps: 0,
+            num_prompt_tokens: 0,
+            num_generated_tokens: 0,
+            num_preemptions: 0,
+        }
+    }
+}

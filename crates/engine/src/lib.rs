@@ -21,19 +21,27 @@
 
 #![forbid(unsafe_code)]
 
+mod block;
+mod candidates;
 mod config;
 mod engine;
 mod error;
 mod handle;
 mod mailbox;
+mod metrics;
 mod noop;
+mod random;
 mod request;
+mod row;
+mod runner;
+mod sampler;
+mod scheduler;
 mod sequence;
 mod stream;
 
 pub use config::{EngineConfig, KvCacheSize, Limits};
 pub use engine::Engine;
-pub use error::{StartError, SubmitError};
+pub use error::{IntegrityError, StartError, SubmitError};
 pub use handle::{EngineHandle, EngineStats};
 pub use noop::NoopModel;
 pub use request::*;

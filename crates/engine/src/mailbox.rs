@@ -111,16 +111,15 @@ impl Mailbox {
         }
     }
 
-    /// The engine's end: refuses everything from now on and forgets what was not taken, which ends those streams.
+    /// The engine's end: refuses everything from now on and forgets what was not taken, which ends those streams. The
+    /// first reason given stays.
     pub(crate) fn stop(&self, failure: Option<String>) {
         let mut state = self.lock();
-        state.stats.healthy &= failure.is_none();
-        state.phase = Phase::Stopped { failure };
         state.mail = Mail::default();
-        state.num_live = 0;
-        state.stats.num_running = 0;
-        state.stats.num_waiting = 0;
-        state.stats.num_blocks_in_use = 0;
+        if !matches!(state.phase, Phase::Stopped { .. }) {
+            state.stats.healthy &= failure.is_none();
+            state.phase = Phase::Stopped { failure };
+        }
     }
 
     /// Takes the mail into `mail`, which is empty and keeps its memory.
@@ -138,14 +137,15 @@ impl Mailbox {
         state.stats = EngineStats { num_waiting: stats.num_waiting + num_submitted, ..stats };
     }
 
-    /// Waits until there is mail or the phase is no longer open.
-    pub(crate) fn wait(&self) {
+    /// Waits until there is a submission, or can be none any more. Whether there is one.
+    pub(crate) fn wait(&self) -> bool {
         let mut state = self.lock();
         state.asleep = true;
         while state.mail.submissions.is_empty() && state.phase == Phase::Open {
             state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.asleep = false;
+        !state.mail.submissions.is_empty()
     }
 
     pub(crate) fn stats(&self) -> EngineStats {

@@ -1,0 +1,64 @@
+//! What the engine tells a metrics recorder.
+//!
+//! `cachalot_kv_blocks_cached` and `cachalot_prefix_cache_hit_tokens_total` will come with the prefix cache, the
+//! `cachalot_spec_decode_…` counters with speculation: a metric that is always 0 would be a lie.
+
+use metrics::{Counter, Gauge, Histogram, Unit};
+
+/// Handles to the engine's metrics. Taken once, from the recorder that is installed when the engine is made, because looking
+/// a metric up costs more than updating it.
+pub(crate) struct Metrics {
+    pub(crate) requests_running: Gauge,
+    pub(crate) requests_waiting: Gauge,
+    pub(crate) kv_blocks_in_use: Gauge,
+    pub(crate) prompt_tokens: Counter,
+    pub(crate) generated_tokens: Counter,
+    pub(crate) preemptions: Counter,
+    pub(crate) time_to_first_token: Histogram,
+    pub(crate) time_per_output_token: Histogram,
+    pub(crate) queue: Histogram,
+    pub(crate) step: Histogram,
+}
+
+impl Metrics {
+    pub(crate) fn register(num_blocks: usize) -> Self {
+        metrics::describe_gauge!("cachalot_kv_blocks_total", Unit::Count, "Blocks of the KV cache");
+        metrics::gauge!("cachalot_kv_blocks_total").set(num_blocks as f64);
+        Metrics {
+            requests_running: gauge("cachalot_requests_running", "Requests that hold KV cache blocks"),
+            requests_waiting: gauge("cachalot_requests_waiting", "Accepted requests that hold no KV cache blocks"),
+            kv_blocks_in_use: gauge("cachalot_kv_blocks_in_use", "KV cache blocks held by live requests"),
+            prompt_tokens: counter("cachalot_prompt_tokens_total", "Tokens of the prompts that have been computed"),
+            generated_tokens: counter("cachalot_generated_tokens_total", "Tokens generated"),
+            preemptions: counter(
+                "cachalot_preemptions_total",
+                "Times that a request gave up its KV cache blocks to be computed again",
+            ),
+            time_to_first_token: histogram(
+                "cachalot_time_to_first_token_seconds",
+                "From the acceptance of a request to its first token",
+            ),
+            time_per_output_token: histogram(
+                "cachalot_time_per_output_token_seconds",
+                "Mean time between the tokens of a request, taken at its end; requests of one token have none",
+            ),
+            queue: histogram("cachalot_queue_seconds", "From the acceptance of a request to its first step"),
+            step: histogram("cachalot_step_seconds", "Duration of a step: schedule, forward, sample"),
+        }
+    }
+}
+
+fn gauge(name: &'static str, description: &'static str) -> Gauge {
+    metrics::describe_gauge!(name, Unit::Count, description);
+    metrics::gauge!(name)
+}
+
+fn counter(name: &'static str, description: &'static str) -> Counter {
+    metrics::describe_counter!(name, Unit::Count, description);
+    metrics::counter!(name)
+}
+
+fn histogram(name: &'static str, description: &'static str) -> Histogram {
+    metrics::describe_histogram!(name, Unit::Seconds, description);
+    metrics::histogram!(name)
+}
