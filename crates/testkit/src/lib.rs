@@ -1,5 +1,6 @@
 //! What the tests and benches of several crates share: inputs that are the same on every machine ([`Random`]),
-//! comparisons that say where results differ ([`assert_close`]), and tiny checkpoints ([`TinyCheckpoint`]).
+//! comparisons that say where results differ ([`assert_close`]), tiny checkpoints ([`TinyCheckpoint`]), and what another
+//! implementation computed ([`golden`]).
 //!
 //! ```
 //! use cachalot_testkit::{Random, Tolerance, assert_close};
@@ -13,6 +14,7 @@
 
 mod checkpoint;
 mod compare;
+pub mod golden;
 mod random;
 
 pub use checkpoint::{TinyCheckpoint, TinyTensor, qwen3_config, v3_config, v32_config, with_fp8};
