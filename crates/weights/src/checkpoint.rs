@@ -182,6 +182,13 @@ impl Checkpoint {
         load::load(&self.source, &self.files, ranges, progress)
     }
 
+    /// Dtype of a tensor and, if it is FP8, dtype and number of its scales; none if another tensor stands in for it.
+    pub(crate) fn stored_dtypes(&self, name: &str) -> Option<(DType, Option<(DType, usize)>)> {
+        let stored = self.tensors.get(name).filter(|stored| stored.values.name == name)?;
+        let scales = stored.scales.as_ref().map(|(window, _)| (window.dtype, window.shape.num_elements()));
+        Some((stored.values.dtype, scales))
+    }
+
     fn stored(&self, name: &str) -> Result<&Stored> {
         self.tensors.get(name).ok_or_else(|| Error::UnknownTensor(name.to_owned()))
     }

@@ -1,6 +1,7 @@
 //! The tensors that a model is made of, in the published naming.
 
 use cachalot_tensor::Shape;
+use serde::Serialize;
 
 use crate::config::{Config, DeepseekV3Config, IndexerConfig, Qwen3Config};
 
@@ -37,7 +38,8 @@ pub enum TensorKind {
 }
 
 /// What a tensor belongs to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Component {
     /// `embed_tokens`.
     Embedding,
@@ -59,6 +61,24 @@ pub enum Component {
     MtpProjection,
     /// `lm_head`, `shared_head.head`.
     Head,
+}
+
+impl Component {
+    /// The component in words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Component::Embedding => "embedding",
+            Component::Attention => "attention",
+            Component::Indexer => "indexer",
+            Component::DenseMlp => "dense MLP",
+            Component::Gate => "gate",
+            Component::RoutedExperts => "routed experts",
+            Component::SharedExperts => "shared experts",
+            Component::Norms => "norms",
+            Component::MtpProjection => "MTP projection",
+            Component::Head => "head",
+        }
+    }
 }
 
 /// Whether a tensor computes the reply or drafts it.

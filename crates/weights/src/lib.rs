@@ -19,6 +19,7 @@
 mod checkpoint;
 mod config;
 mod error;
+mod inspect;
 mod keys;
 mod layout;
 mod load;
@@ -31,6 +32,7 @@ pub use config::{
     Config, DeepseekV3Config, IndexerConfig, QuantizationConfig, Qwen3Config, RopeConfig, ScaleFormat, YarnConfig,
 };
 pub use error::{Error, Result};
+pub use inspect::{ComponentParameters, DTypeStorage, Fact, KvCache, Plan, Report};
 pub use layout::{Component, Stage, TensorKind, TensorSpec, scale_name};
 pub use load::LoadReport;
 pub use source::Source;

@@ -148,6 +148,21 @@ fn the_correction_bias_comes_as_f32() {
     assert_eq!(bias.as_slice::<f32>().unwrap(), values);
 }
 
+#[test]
+fn norms_of_every_dtype_are_accepted() {
+    let name = "model.norm.weight";
+    let ones = |dtype: DType| match dtype {
+        DType::F16 => TinyTensor { dtype, shape: vec![160], bytes: half::f16::ONE.to_le_bytes().repeat(160) },
+        _ => TinyTensor::new(dtype, vec![160], &[1.0; 160]),
+    };
+    for dtype in [DType::F16, DType::BF16, DType::F32] {
+        let mut tiny = TinyCheckpoint::new(v3_config(), 3);
+        tiny.tensors.insert(name.into(), ones(dtype));
+        let norm = open(&tiny).tensor(name, Shard::Whole).unwrap();
+        assert_eq!((norm.dtype(), norm.bytes()), (dtype, &ones(dtype).bytes[..]));
+    }
+}
+
 /// A configuration that promises MTP layers, and files with all, none or some of them.
 #[test]
 fn mtp_layers_are_all_there_or_all_absent() {

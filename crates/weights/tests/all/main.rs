@@ -2,7 +2,8 @@
 
 mod bad_input;
 mod checkpoint;
+mod committed;
 mod config;
-mod embedded;
+mod inspect;
 mod layout;
 mod published;

@@ -1,4 +1,5 @@
-//! The checkpoint that ships with the program loads, from its folder and from memory.
+//! The checkpoints of this repository load: the one that ships with the program, from its folder and from memory, and
+//! those that other programs made for the tests of the model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,4 +38,25 @@ fn from_memory() {
     let names = ["config.json", "model.safetensors"];
     let files = names.map(|name| (name.to_owned(), std::fs::read(folder().join(name)).unwrap().into()));
     check(&Source::Files(BTreeMap::from(files)));
+}
+
+#[test]
+fn golden_checkpoints_open() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/golden");
+    let mut opened = Vec::new();
+    for entry in std::fs::read_dir(fixtures).unwrap() {
+        let folder = entry.unwrap().path();
+        if folder.is_dir() {
+            let checkpoint =
+                Checkpoint::open(&Source::Folder(folder.clone())).unwrap_or_else(|error| panic!("{error}"));
+            opened.push((folder.file_name().unwrap().to_str().unwrap().to_owned(), checkpoint.has_mtp()));
+        }
+    }
+    for name in ["v3-bf16", "v3-fp8", "v32-bf16", "v32-fp8"] {
+        assert!(opened.contains(&(name.to_owned(), true)), "{name} is not in {opened:?}");
+    }
+    // transformers saves no MTP layer, whatever its configuration says.
+    for name in ["v3-hf", "v32-hf"] {
+        assert!(opened.contains(&(name.to_owned(), false)), "{name} is not in {opened:?}");
+    }
 }
