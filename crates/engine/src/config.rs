@@ -86,6 +86,9 @@ impl Limits {
         };
         // Slots are numbered by u32.
         let num_blocks = num_blocks.min(u32::MAX as usize / BLOCK_SIZE);
+        if num_blocks == 0 {
+            return Err(StartError::NoBlocks { block_bytes });
+        }
         let capacity = num_blocks * BLOCK_SIZE;
         let max_model_len = match max_model_len {
             Some(0) => return Err(StartError::Zero("max_model_len")),
@@ -95,8 +98,8 @@ impl Limits {
             Some(wanted) => wanted,
             None => model.max_model_len().min(capacity),
         };
-        if capacity < max_model_len || capacity == 0 {
-            let needed = max_model_len.div_ceil(BLOCK_SIZE).max(1);
+        if capacity < max_model_len {
+            let needed = max_model_len.div_ceil(BLOCK_SIZE);
             return Err(StartError::CacheTooSmall { num_blocks, needed, block_bytes, max_model_len });
         }
         let max_prompt_logprob_rows = MAX_PROMPT_LOGPROB_ROWS.min(max_num_batched_tokens);

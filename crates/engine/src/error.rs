@@ -27,6 +27,14 @@ pub enum StartError {
         /// By the model.
         supported: usize,
     },
+    /// The cache is smaller than one block.
+    #[error(
+        "the KV cache has no blocks: one block of {BLOCK_SIZE} tokens takes {block_bytes} bytes; enlarge the cache"
+    )]
+    NoBlocks {
+        /// Bytes of one block.
+        block_bytes: usize,
+    },
     /// One sequence of full length would not fit.
     #[error(
         "the KV cache has {num_blocks} blocks of {BLOCK_SIZE} tokens, but one sequence of max_model_len {max_model_len} needs \
@@ -74,8 +82,8 @@ pub enum SubmitError {
     EmptyPrompt,
     /// The prompt leaves no room in the context.
     #[error(
-        "the prompt has {num_prompt_tokens} tokens, but the context is {max_model_len} tokens, of which at least one must be \
-         left for the output; shorten the prompt"
+        "the prompt has {num_prompt_tokens} tokens, which leaves no room for output in the context of {max_model_len} tokens; \
+         shorten the prompt"
     )]
     PromptTooLong {
         /// Tokens of the prompt.

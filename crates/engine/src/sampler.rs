@@ -220,3 +220,222 @@ fn process(logits: &mut [f32], sampling: &SamplingParams, counts: &TokenCounts, 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The distribution that the parameters describe, by a full sort in f64, from the definition.
+    fn expected_distribution(
+        logits: &[f32],
+        sampling: &SamplingParams,
+        prompt_ids: &[u32],
+        output_ids: &[u32],
+    ) -> Vec<f64> {
+        let mut x: Vec<f64> = logits.iter().map(|&logit| f64::from(logit)).collect();
+        for (&id, &bias) in &sampling.logit_bias {
+            x[id as usize] += f64::from(bias);
+        }
+        for id in 0..x.len() {
+            let count = output_ids.iter().filter(|&&other| other as usize == id).count() as f64;
+            if count > 0.0 || prompt_ids.contains(&(id as u32)) {
+                let penalty = f64::from(sampling.repetition_penalty);
+                x[id] = if x[id] > 0.0 { x[id] / penalty } else { x[id] * penalty };
+            }
+            if count > 0.0 {
+                x[id] -= f64::from(sampling.presence_penalty) + f64::from(sampling.frequency_penalty) * count;
+            }
+        }
+        if output_ids.len() < sampling.min_tokens as usize {
+            let eos_token_ids = sampling.eos_token_ids.iter().filter(|_| !sampling.ignore_eos);
+            sampling.stop_token_ids.iter().chain(eos_token_ids).for_each(|&id| x[id as usize] = f64::NEG_INFINITY);
+        }
+        let mut order: Vec<usize> = (0..x.len()).collect();
+        order.sort_by(|&a, &b| x[b].total_cmp(&x[a]).then(a.cmp(&b)));
+        let normalise = |p: &mut Vec<f64>| {
+            let total: f64 = p.iter().sum();
+            p.iter_mut().for_each(|p| *p /= total);
+        };
+        if sampling.temperature == 0.0 {
+            order.truncate(1);
+        }
+        let temperature = if sampling.temperature == 0.0 { 1.0 } else { f64::from(sampling.temperature) };
+        let best = x[order[0]];
+        let mut p: Vec<f64> = order.iter().map(|&id| ((x[id] - best) / temperature).exp()).collect();
+        p.truncate(sampling.top_k.map_or(usize::MAX, |k| k as usize));
+        normalise(&mut p);
+        let mut sum = 0.0;
+        let reaching = p.iter().position(|p| {
+            sum += p;
+            sum as f32 >= sampling.top_p
+        });
+        p.truncate(reaching.map_or(usize::MAX, |last| last + 1));
+        let floor = f64::from(sampling.min_p) * p[0];
+        p.retain(|&p| p >= floor);
+        normalise(&mut p);
+        let mut distribution = vec![0.0; x.len()];
+        p.iter().zip(order).for_each(|(&p, id)| distribution[id] = p);
+        distribution
+    }
+
+    /// Draws many tokens and compares their frequencies with the definition.
+    fn check(logits: &[f32], sampling: &SamplingParams, prompt_ids: &[u32], output_ids: &[u32]) {
+        let mut counts = TokenCounts::new(sampling, prompt_ids);
+        output_ids.iter().for_each(|&id| counts.push(id));
+        let mut sampler = Sampler::default();
+        let num_draws = 20_000;
+        let mut frequencies = vec![0u32; logits.len()];
+        for seed in 0..num_draws {
+            let sampling = SamplingParams { seed, ..sampling.clone() };
+            let id = sampler.sample(logits, &sampling, &counts, output_ids.len()).unwrap();
+            frequencies[id as usize] += 1;
+        }
+        let expected = expected_distribution(logits, sampling, prompt_ids, output_ids);
+        let (mut chi_squared, mut num_cells) = (0.0, 0);
+        for (id, (&got, &p)) in frequencies.iter().zip(&expected).enumerate() {
+            assert!(p > 0.0 || got == 0, "token {id} cannot come up: {sampling:?}");
+            let expected = p * num_draws as f64;
+            if expected > 0.0 {
+                num_cells += 1;
+                chi_squared += (f64::from(got) - expected).powi(2) / expected;
+            }
+        }
+        // Mean n − 1, deviation √(2(n − 1)); five deviations, and room for cells of few draws.
+        let degrees = (num_cells - 1) as f64;
+        let bound = degrees + 5.0 * (2.0 * degrees).sqrt() + 3.0 * f64::from(num_cells > 1);
+        assert!(
+            chi_squared <= bound,
+            "χ² {chi_squared} of {num_cells} cells: {sampling:?}\n{frequencies:?}\n{expected:?}"
+        );
+    }
+
+    #[test]
+    fn draws_follow_the_distribution() {
+        let logits = [2.0, 1.5, -0.5, 2.0, 0.25, 1.0, -3.0, 0.5, 1.5, -1.0];
+        let base = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
+        let penalised = SamplingParams { presence_penalty: 0.4, frequency_penalty: 0.3, ..base.clone() };
+        let cases = [
+            SamplingParams { temperature: 0.0, ..base.clone() },
+            base.clone(),
+            SamplingParams { temperature: 0.4, ..base.clone() },
+            SamplingParams { temperature: 3.0, ..base.clone() },
+            // With a vanishing temperature only the best are left, and ties are drawn evenly.
+            SamplingParams { temperature: 1e-40, ..base.clone() },
+            SamplingParams { top_k: Some(1), ..base.clone() },
+            SamplingParams { top_k: Some(3), ..base.clone() },
+            SamplingParams { top_k: Some(10), ..base.clone() },
+            SamplingParams { top_k: Some(4_000_000_000), ..base.clone() },
+            SamplingParams { top_p: 0.01, ..base.clone() },
+            SamplingParams { top_p: 0.6, ..base.clone() },
+            SamplingParams { top_p: 0.95, temperature: 0.7, ..base.clone() },
+            SamplingParams { min_p: 0.3, ..base.clone() },
+            SamplingParams { min_p: 1.0, ..base.clone() },
+            SamplingParams { top_k: Some(5), top_p: 0.8, ..base.clone() },
+            SamplingParams { top_k: Some(6), top_p: 0.9, min_p: 0.5, ..base.clone() },
+            SamplingParams { top_p: 0.9, min_p: 0.7, ..base.clone() },
+            SamplingParams { logit_bias: [(6, 5.0), (0, -100.0)].into(), ..base.clone() },
+            SamplingParams { repetition_penalty: 1.7, ..base.clone() },
+            SamplingParams { repetition_penalty: 0.6, temperature: 0.0, ..base.clone() },
+            penalised.clone(),
+            SamplingParams { repetition_penalty: 1.2, logit_bias: [(1, 1.0)].into(), ..penalised.clone() },
+            SamplingParams { presence_penalty: -1.0, temperature: 0.0, ..base.clone() },
+            SamplingParams { frequency_penalty: 0.6, temperature: 0.0, ..base.clone() },
+            SamplingParams { min_tokens: 6, stop_token_ids: vec![0], eos_token_ids: vec![3], ..base.clone() },
+            SamplingParams { min_tokens: 5, stop_token_ids: vec![0], eos_token_ids: vec![3], ..base.clone() },
+            SamplingParams {
+                min_tokens: 6,
+                stop_token_ids: vec![0],
+                eos_token_ids: vec![3],
+                ignore_eos: true,
+                top_k: Some(2),
+                ..base
+            },
+        ];
+        for sampling in cases {
+            check(&logits, &sampling, &[1, 1, 4], &[0, 3, 0, 8, 0]);
+        }
+    }
+
+    #[test]
+    fn draws_follow_the_distribution_across_chunks() {
+        // More than two chunks, most of the weight in few tokens; a vanishing tail.
+        let logits: Vec<f32> =
+            (0..600).map(|i| if i % 97 == 5 { 4.0 - i as f32 / 300.0 } else { -((i % 13) as f32) * 20.0 }).collect();
+        let base = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
+        for sampling in [
+            SamplingParams { top_k: Some(4), ..base.clone() },
+            SamplingParams { top_p: 0.5, ..base.clone() },
+            SamplingParams { min_p: 0.2, ..base.clone() },
+            SamplingParams { logit_bias: [(599, 7.0)].into(), top_k: Some(3), ..base.clone() },
+        ] {
+            check(&logits, &sampling, &[], &[]);
+        }
+    }
+
+    #[test]
+    fn the_extremes_of_a_draw_choose_tokens_with_weight() {
+        let mut sampler = Sampler::default();
+        for weights in [vec![0.0, 1.0, 0.0, 2.0, 0.0], {
+            let mut weights = vec![0.0; 3 * row::CHUNK];
+            weights[row::CHUNK + 7] = 1.0;
+            weights[row::CHUNK + 9] = 0.5;
+            weights
+        }] {
+            sampler.weights = weights;
+            let total = row::chunk_sums(&sampler.weights, &mut sampler.sums);
+            let first = sampler.weights.iter().position(|&weight| weight > 0.0).unwrap();
+            let last = sampler.weights.iter().rposition(|&weight| weight > 0.0).unwrap();
+            assert_eq!(sampler.draw(0.0) as usize, first);
+            assert_eq!(sampler.draw(total * (1.0 - f64::EPSILON)) as usize, last);
+        }
+    }
+
+    #[test]
+    fn overflow_is_not_an_accident() {
+        let counts = |sampling: &SamplingParams, output: &[u32]| {
+            let mut counts = TokenCounts::new(sampling, &[]);
+            output.iter().for_each(|&id| counts.push(id));
+            counts
+        };
+        let check = |sampling: SamplingParams, output: &[u32], expected: Result<u32, SampleError>| {
+            for temperature in [0.0, 1.0] {
+                let sampling = SamplingParams { temperature, ..sampling.clone() };
+                let got =
+                    Sampler::default().sample(&[1.0, 2.0, 3.0], &sampling, &counts(&sampling, output), output.len());
+                assert_eq!(got, expected, "{sampling:?}");
+            }
+        };
+        let base = SamplingParams::default();
+        check(SamplingParams { logit_bias: [(1, f32::MAX)].into(), ..base.clone() }, &[], Ok(1));
+        check(SamplingParams { frequency_penalty: f32::MIN, ..base.clone() }, &[0, 0, 0], Ok(0));
+        check(SamplingParams { repetition_penalty: 1e-40, ..base.clone() }, &[0], Ok(0));
+        let all_stop = SamplingParams { min_tokens: 1, stop_token_ids: vec![0, 1, 2], ..base };
+        check(all_stop, &[], Err(SampleError::NothingLeft));
+    }
+
+    #[test]
+    fn logprobs_of_tokens_that_cannot_come_up_are_minus_infinity() {
+        let logits = [0.0, f32::NEG_INFINITY, 0.0];
+        let got = Sampler::default().logprobs(&logits, 1, 3).unwrap();
+        assert_eq!(got.token, Logprob { id: 1, logprob: f32::NEG_INFINITY });
+        assert_eq!(got.top.iter().map(|top| top.id).collect::<Vec<_>>(), [0, 2]);
+        assert!((got.top[1].logprob + 2f32.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn scratch_of_one_request_does_not_reach_the_next() {
+        let mut sampler = Sampler::default();
+        let filtered =
+            SamplingParams { temperature: 1.0, top_k: Some(2), logit_bias: [(0, 1.0)].into(), ..Default::default() };
+        let plain = SamplingParams { temperature: 1.0, ..Default::default() };
+        let counts = TokenCounts::default();
+        for logits in [&[1.0, 2.0, 3.0, 4.0][..], &[4.0, 4.0][..], &[0.5, 0.0, 0.5][..]] {
+            for sampling in [&plain, &filtered] {
+                for index in 0..20 {
+                    let fresh = Sampler::default().sample(logits, sampling, &counts, index);
+                    assert_eq!(sampler.sample(logits, sampling, &counts, index), fresh);
+                }
+            }
+        }
+    }
+}
