@@ -9,7 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use memmap2::{Advice, Mmap};
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::Mmap;
 
 /// The stride at which pages are touched: the smallest page size of any supported machine.
 const PAGE_SIZE: usize = 4096;
@@ -42,15 +44,15 @@ impl Mapping {
 
     /// Reads `range` from disk into memory and into the page tables, so that later accesses do not wait.
     pub(crate) fn populate(&self, range: Range<usize>) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
         match self.0.advise_range(Advice::PopulateRead, range.start, range.len()) {
             // Linux before 5.14 does not know the advice.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                for byte in self.0[range].iter().step_by(PAGE_SIZE) {
-                    std::hint::black_box(*byte);
-                }
-                Ok(())
-            }
-            result => result,
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            result => return result,
         }
+        for byte in self.0[range].iter().step_by(PAGE_SIZE) {
+            std::hint::black_box(*byte);
+        }
+        Ok(())
     }
 }

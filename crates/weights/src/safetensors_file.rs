@@ -17,6 +17,9 @@ const LENGTH_BYTES: usize = 8;
 /// The format's limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
 
+/// What stands in for a large file in a clone made without Git LFS.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// One tensor in a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
@@ -34,6 +37,9 @@ pub(crate) fn read_header(file: &str, bytes: &Bytes) -> Result<BTreeMap<String, 
 }
 
 fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
+    if bytes.starts_with(LFS_POINTER) {
+        return Err("it is a Git LFS pointer of a few lines; the file itself was never downloaded".to_owned());
+    }
     let Some((length, rest)) = bytes.split_first_chunk::<LENGTH_BYTES>() else {
         return Err(format!("it has {} bytes, too few for the {LENGTH_BYTES} that open a header", bytes.len()));
     };

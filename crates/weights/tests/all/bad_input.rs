@@ -72,6 +72,8 @@ fn damaged_files() {
     };
     single(&|file| file.truncate(file.len() - 1), &["lies at bytes", "of a data section that has"]);
     single(&|file| file.truncate(5), &["it has 5 bytes, too few"]);
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+    single(&|file| *file = pointer.to_vec(), &["it is a Git LFS pointer"]);
     single(&|file| file.clear(), &["it has 0 bytes, too few"]);
     single(&|file| file.truncate(100), &["promise a header of", "but 92 follow"]);
     single(&|file| file[..8].copy_from_slice(&u64::MAX.to_le_bytes()), &["18446744073709551615 bytes"]);
@@ -282,4 +284,16 @@ fn values_that_cannot_be_computed_with() {
         let error = checkpoint.matrix(UP, shard).expect_err("NaN");
         assert_says(&error, &["holds NaN at [1, 1]"], "damaged");
     }
+}
+
+/// A file that shrinks after it was opened is an error of loading, not a crash.
+#[cfg(target_os = "linux")]
+#[test]
+fn files_cut_off_while_open() {
+    let folder = tempfile::tempdir().unwrap();
+    tiny().write(folder.path(), 1);
+    let checkpoint = Checkpoint::open(&Source::Folder(folder.path().into())).unwrap();
+    std::fs::OpenOptions::new().write(true).open(folder.path().join(SINGLE)).unwrap().set_len(8192).unwrap();
+    let error = checkpoint.load(|_, _| ()).expect_err("cut off");
+    assert_says(&error, &["cannot read", &folder.path().display().to_string(), SINGLE], "check the disk");
 }
