@@ -203,9 +203,9 @@ impl Report {
     pub fn plan(mut self, context_tokens: u64, available_bytes: Option<u64>) -> Self {
         let weight_bytes = self.weight_bytes;
         let bytes_per_token = self.kv_cache.bf16_bytes_per_token_with_mtp;
-        let kv_cache_bytes = context_tokens * bytes_per_token;
+        let kv_cache_bytes = context_tokens.saturating_mul(bytes_per_token);
         let max_context_tokens = available_bytes.map(|bytes| bytes.saturating_sub(weight_bytes) / bytes_per_token);
-        let needed_bytes = weight_bytes + kv_cache_bytes;
+        let needed_bytes = weight_bytes.saturating_add(kv_cache_bytes);
         self.plan = Some(Plan {
             context_tokens,
             weight_bytes,

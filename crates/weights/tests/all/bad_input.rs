@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use cachalot_tensor::DType;
-use cachalot_testkit::{TinyCheckpoint, TinyTensor, v3_config, v32_config, with_fp8};
+use cachalot_testkit::{Random, TinyCheckpoint, TinyTensor, v3_config, v32_config, with_fp8};
 use cachalot_weights::{Checkpoint, Error, Shard, Source};
 use serde_json::{Value, json};
 
@@ -284,6 +284,34 @@ fn values_that_cannot_be_computed_with() {
         let error = checkpoint.matrix(UP, shard).expect_err("NaN");
         assert_says(&error, &["holds NaN at [1, 1]"], "damaged");
     }
+}
+
+/// A few bytes of a header, an index or config.json take any value: the checkpoint opens or is refused, and never panics.
+#[test]
+fn altered_bytes_never_panic() {
+    let mut random = Random::new(11);
+    let (mut opened, mut refused) = (0, 0);
+    for (num_shards, name) in [(1, SINGLE), (3, INDEX), (1, "config.json")] {
+        let files = tiny().files(num_shards);
+        for _ in 0..200 {
+            let mut files = files.clone();
+            let file = files.get_mut(name).unwrap();
+            let header_bytes = file.len().min(4096);
+            for _ in 0..1 + random.below(3) {
+                let value = [b'0', b'9', b'-', b'"', b'}', random.bits() as u8][random.below(6)];
+                file[random.below(header_bytes)] = value;
+            }
+            let files = files.into_iter().map(|(name, contents)| (name, contents.into())).collect();
+            match Checkpoint::open(&Source::Files(files)) {
+                Ok(_) => opened += 1,
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(opened > 0 && refused > 300, "{opened} opened, {refused} refused");
 }
 
 /// A file that shrinks after it was opened is an error of loading, not a crash.

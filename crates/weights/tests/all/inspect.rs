@@ -90,6 +90,7 @@ fn a_plan_compares_with_what_is_free() {
     );
     check(Some(weights), "the weights alone are too much for this machine");
     check(None, "needed                 688,646,263,360       641.4 GiB\n");
+    assert_eq!(report(&published::v3()).plan(u64::MAX, None).plan.unwrap().needed_bytes, u64::MAX);
     let plan = report(&published::v3()).plan(1000, None).plan.unwrap();
     assert_eq!((plan.needed_bytes, plan.max_context_tokens), (weights + 1000 * 71_424, None));
 }
