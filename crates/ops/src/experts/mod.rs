@@ -1,13 +1,18 @@
 //! The routed experts of a mixture-of-experts layer.
 //!
-//! Tokens are gathered by expert, so that each expert's weights are read once per step however many tokens chose it. Each
-//! token's sum runs over its own experts in the order of its slots, so its result does not depend on the other tokens.
+//! Tokens are gathered by expert, so that an expert's weights are decoded once for all the tokens that chose it. A token's
+//! experts are added in ascending order of their ids, so that its result does not depend on the other tokens.
 
+mod cpu;
 mod reference;
+#[cfg(test)]
+mod tests;
 
 use cachalot_tensor::{DType, Matrix, View, ViewMut};
 
 use crate::dims::Dims;
+use crate::numerics::Rows;
+use crate::scratch::with_scratch;
 use crate::{Context, Device, Error, Result};
 
 const OP: &str = "experts";
@@ -21,6 +26,20 @@ pub struct Expert {
     pub up_proj: Matrix,
     /// `[hidden_size, moe_intermediate_size]`
     pub down_proj: Matrix,
+}
+
+impl Expert {
+    fn check(&self, dims: &mut Dims) -> Result<()> {
+        for (arg, matrix) in [("gate_proj", &self.gate_proj), ("up_proj", &self.up_proj)] {
+            dims.bind(arg, "hidden_size", matrix.num_cols())?;
+            dims.bind(arg, "moe_intermediate_size", matrix.num_rows())?;
+            Rows::of_matrix(OP, matrix)?;
+        }
+        dims.bind("down_proj", "moe_intermediate_size", self.down_proj.num_cols())?;
+        dims.bind("down_proj", "hidden_size", self.down_proj.num_rows())?;
+        Rows::of_matrix(OP, &self.down_proj)?;
+        Ok(())
+    }
 }
 
 /// Arguments of [`experts`].
@@ -41,27 +60,19 @@ pub struct Experts<'a> {
 /// Adds each token's weighted experts to `out`.
 ///
 /// `out[t,:] += Σ_k expert_weights[t,k] · down_e (silu(gate_e x[t,:]) ⊙ (up_e x[t,:]))` with `e = expert_ids[t,k]`, where
-/// `silu(z) = z / (1 + exp(-z))`; all in f32. The sum over `k` is taken first, in ascending `k`, and then added.
+/// `silu(z) = z / (1 + exp(-z))`; all in f32. The terms
+/// are added to `out` one by one, in ascending order of `e`; the order of a token's slots does not matter.
 ///
 /// # Errors
 /// [`Error::Shape`] names the dimension that disagrees; [`Error::Range`] names an id that is no expert, negative ones
-/// included; [`Error::Unsupported`] names a dtype.
+/// included; [`Error::Unsupported`] names a dtype. Experts that no token chose are not looked at.
 ///
 /// # Source
 /// DeepSeek-V3 report, section 2.1.2; DeepSeek-V3.2-Exp `inference/model.py`, classes `Expert` and `MoE`.
 pub fn experts(ctx: &Context, args: Experts<'_>) -> Result<()> {
-    let op = OP;
-    let mut dims = Dims::new(op);
+    let mut dims = Dims::new(OP);
     let [num_tokens, _] = dims.bind_all("x", args.x.shape(), ["num_tokens", "hidden_size"])?;
-    for expert in args.experts {
-        dims.bind("gate_proj", "hidden_size", expert.gate_proj.num_cols())?;
-        dims.bind("gate_proj", "moe_intermediate_size", expert.gate_proj.num_rows())?;
-        dims.bind("up_proj", "hidden_size", expert.up_proj.num_cols())?;
-        dims.bind("up_proj", "moe_intermediate_size", expert.up_proj.num_rows())?;
-        dims.bind("down_proj", "moe_intermediate_size", expert.down_proj.num_cols())?;
-        dims.bind("down_proj", "hidden_size", expert.down_proj.num_rows())?;
-    }
-    let [_, _] = dims.bind_all("expert_ids", args.expert_ids.shape(), ["num_tokens", "num_experts_per_tok"])?;
+    dims.bind_all("expert_ids", args.expert_ids.shape(), ["num_tokens", "num_experts_per_tok"])?;
     let [_, num_chosen] =
         dims.bind_all("expert_weights", args.expert_weights.shape(), ["num_tokens", "num_experts_per_tok"])?;
     dims.bind_all("out", args.out.shape(), ["num_tokens", "hidden_size"])?;
@@ -70,16 +81,33 @@ pub fn experts(ctx: &Context, args: Experts<'_>) -> Result<()> {
     dims.f32("expert_weights", args.expert_weights.dtype())?;
     dims.f32("out", args.out.dtype())?;
     let limit = args.experts.len();
-    for token in 0..num_tokens {
-        for (slot, &id) in dims.tensor(args.expert_ids.row::<i32>(token))?.iter().enumerate() {
-            // A negative id becomes a huge one, which is out of range all the same.
-            let got = id as u32 as usize;
-            if got >= limit {
-                return Err(Error::Range { op, arg: "expert_ids", index: token * num_chosen + slot, got, limit });
+    with_scratch(limit, |seen| {
+        seen.fill(0.0);
+        for token in 0..num_tokens {
+            for (slot, &id) in dims.tensor(args.expert_ids.row::<i32>(token))?.iter().enumerate() {
+                // A negative id becomes a huge one, which is out of range all the same.
+                let got = id as u32 as usize;
+                if got >= limit {
+                    return Err(Error::Range {
+                        op: OP,
+                        arg: "expert_ids",
+                        index: token * num_chosen + slot,
+                        got,
+                        limit,
+                    });
+                }
+                if std::mem::replace(&mut seen[got], 1.0) == 0.0 {
+                    args.experts[got].check(&mut dims)?;
+                }
             }
         }
-    }
+        Ok(())
+    })?;
     match ctx.device() {
-        Device::Reference | Device::Cpu => reference::run(args),
+        Device::Reference => reference::run(args),
+        Device::Cpu => {
+            cpu::run(ctx, args);
+            Ok(())
+        }
     }
 }

@@ -5,7 +5,10 @@
 //! groups that lose are out, whatever their scores: they count as `-inf`, not as 0, since biased scores may be negative.
 //! Everything is f32: a bf16 sigmoid creates ties.
 
+mod cpu;
 mod reference;
+#[cfg(test)]
+mod tests;
 
 use cachalot_tensor::{DType, Matrix, View, ViewMut};
 
@@ -86,6 +89,7 @@ pub fn gate(ctx: &Context, args: Gate<'_>) -> Result<()> {
         });
     }
     match ctx.device() {
-        Device::Reference | Device::Cpu => reference::run(args),
+        Device::Reference => reference::run(args),
+        Device::Cpu => cpu::run(ctx, args),
     }
 }

@@ -10,7 +10,7 @@ use cachalot_tensor::{View, ViewMut};
 use rayon::iter::ParallelIterator;
 
 use crate::Context;
-use crate::columns::{ColumnBlock, column_blocks};
+use crate::columns::column_blocks;
 use crate::numerics::{Decoded, Rows, Stored, decode, dots};
 use crate::rows::f32_row;
 use crate::scratch::with_scratch;
@@ -32,14 +32,18 @@ pub(super) fn run(ctx: &Context, x: View<'_>, weight: Rows<'_>, out: ViewMut<'_>
     ctx.pool().install(|| {
         column_blocks(out, [num_tokens, out_features], row_stride, TASK_ROWS).for_each(|mut out| {
             let rows = out.columns();
-            multiply(num_tokens, &|token| f32_row(&x, token), weight, rows, &mut out);
+            let first_row = rows.start;
+            multiply(num_tokens, &|token| f32_row(&x, token), weight, rows, &mut |token, row, products| {
+                out.row_mut(token)[row - first_row..][..products.len()].copy_from_slice(products);
+            });
         });
     });
 }
 
-/// `out[t, r - rows.start] = x(t) · weight[r]` for all `r` in `rows`, on the calling thread.
+/// Calls `put(t, r, products)` with `products[i] = x(t) · weight[r + i]`, until each token `t < num_tokens` has met each of
+/// `rows` once, on the calling thread.
 ///
-/// `x(t)` is the row of token `t < num_tokens`, wherever it comes from.
+/// `x(t)` is the row of token `t`, wherever it comes from; the products may go anywhere.
 ///
 /// # Panics
 /// If there are no such rows, or if the length of a row of `x` is not that of the rows of `weight`.
@@ -48,45 +52,45 @@ pub(crate) fn multiply<'x>(
     x: &dyn Fn(usize) -> &'x [f32],
     weight: Rows<'_>,
     rows: Range<usize>,
-    out: &mut ColumnBlock<'_>,
+    put: &mut dyn FnMut(usize, usize, &[f32]),
 ) {
     match weight {
         Rows::F32(values, in_features) => {
             let row = |r: usize| &values[r * in_features..(r + 1) * in_features];
-            dispatch(Multiply { num_tokens, x, row, in_features, rows, out });
+            dispatch(Multiply { num_tokens, x, row, in_features, rows, put });
         }
         Rows::F16(values, in_features) => {
             let row = |r: usize| &values[r * in_features..(r + 1) * in_features];
-            dispatch(Multiply { num_tokens, x, row, in_features, rows, out });
+            dispatch(Multiply { num_tokens, x, row, in_features, rows, put });
         }
         Rows::BF16(values, in_features) => {
             let row = |r: usize| &values[r * in_features..(r + 1) * in_features];
-            dispatch(Multiply { num_tokens, x, row, in_features, rows, out });
+            dispatch(Multiply { num_tokens, x, row, in_features, rows, put });
         }
         Rows::F8(weight) => {
             let in_features = weight.num_cols;
-            dispatch(Multiply { num_tokens, x, row: |r| weight.row(r), in_features, rows, out });
+            dispatch(Multiply { num_tokens, x, row: |r| weight.row(r), in_features, rows, put });
         }
     }
 }
 
-struct Multiply<'a, 'x, 'o, F> {
+struct Multiply<'a, 'x, F> {
     num_tokens: usize,
     x: &'a dyn Fn(usize) -> &'x [f32],
     row: F,
     in_features: usize,
     rows: Range<usize>,
-    out: &'a mut ColumnBlock<'o>,
+    put: &'a mut dyn FnMut(usize, usize, &[f32]),
 }
 
-impl<W: Stored, F: Fn(usize) -> W> Kernel for Multiply<'_, '_, '_, F> {
+impl<W: Stored, F: Fn(usize) -> W> Kernel for Multiply<'_, '_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Multiply { num_tokens, x, row, in_features, rows, out } = self;
+        let Multiply { num_tokens, x, row, in_features, rows, put } = self;
         if num_tokens == 1 {
-            tiles(simd, 0..1, x, &row, rows.clone(), rows.start, out);
+            tiles(simd, 0..1, x, &row, rows, put);
             return;
         }
         for first in rows.clone().step_by(TASK_ROWS) {
@@ -101,7 +105,7 @@ impl<W: Stored, F: Fn(usize) -> W> Kernel for Multiply<'_, '_, '_, F> {
                     let start = (r - first) * in_features;
                     Decoded { values: &decoded[start..start + in_features], block }
                 };
-                tiles(simd, 0..num_tokens, x, &row, task, rows.start, out);
+                tiles(simd, 0..num_tokens, x, &row, task, put);
             });
         }
     }
@@ -115,16 +119,15 @@ fn tiles<'x, S: Simd, W: Stored>(
     x: &dyn Fn(usize) -> &'x [f32],
     row: &impl Fn(usize) -> W,
     rows: Range<usize>,
-    first_row: usize,
-    out: &mut ColumnBlock<'_>,
+    put: &mut dyn FnMut(usize, usize, &[f32]),
 ) {
     let mut token = tokens.start;
     while token < tokens.end {
         if S::MANY_REGISTERS && tokens.end - token >= TILE_TOKENS {
-            row_tiles::<S, W, TILE_TOKENS>(simd, token, x, row, rows.clone(), first_row, out);
+            row_tiles::<S, W, TILE_TOKENS>(simd, token, x, row, rows.clone(), put);
             token += TILE_TOKENS;
         } else {
-            row_tiles::<S, W, 1>(simd, token, x, row, rows.clone(), first_row, out);
+            row_tiles::<S, W, 1>(simd, token, x, row, rows.clone(), put);
             token += 1;
         }
     }
@@ -137,34 +140,31 @@ fn row_tiles<'x, S: Simd, W: Stored, const T: usize>(
     x: &dyn Fn(usize) -> &'x [f32],
     row: &impl Fn(usize) -> W,
     rows: Range<usize>,
-    first_row: usize,
-    out: &mut ColumnBlock<'_>,
+    put: &mut dyn FnMut(usize, usize, &[f32]),
 ) {
     let xs: [&[f32]; T] = std::array::from_fn(|t| x(token + t));
     let mut r = rows.start;
     while r < rows.end {
         if rows.end - r >= TILE_ROWS {
             let products = dots(simd, std::array::from_fn::<_, TILE_ROWS, _>(|i| row(r + i)), xs);
-            put(out, token, r - first_row, &products);
+            put_each(token, r, &products, put);
             r += TILE_ROWS;
         } else {
-            put(out, token, r - first_row, &dots(simd, [row(r)], xs));
+            put_each(token, r, &dots(simd, [row(r)], xs), put);
             r += 1;
         }
     }
 }
 
-/// `out[token + t, column + r] = products[r][t]`.
+/// `products[r][t]` is that of row `row + r` and token `token + t`.
 #[inline(always)]
-fn put<const R: usize, const T: usize>(
-    out: &mut ColumnBlock<'_>,
+fn put_each<const R: usize, const T: usize>(
     token: usize,
-    column: usize,
+    row: usize,
     products: &[[f32; T]; R],
+    put: &mut dyn FnMut(usize, usize, &[f32]),
 ) {
     for t in 0..T {
-        for (r, out) in out.row_mut(token + t)[column..column + R].iter_mut().enumerate() {
-            *out = products[r][t];
-        }
+        put(token + t, row, &std::array::from_fn::<_, R, _>(|r| products[r][t]));
     }
 }
