@@ -7,7 +7,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::header;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::error::ApiError;
 use crate::state::AppState;
@@ -51,8 +51,8 @@ impl JsonBytes {
     /// Tells malformed JSON from JSON of the wrong shape. The second kind is worded as the hosted API words it, because clients
     /// show that text to people and some match on it.
     fn json_error(&self, error: &serde_json::Error, path: Option<String>) -> ApiError {
-        let is_malformed =
-            (error.is_syntax() || error.is_eof()) && !error.to_string().starts_with("number out of range");
+        // serde_json calls some shapes it does not expect a syntax error; only a second look tells.
+        let is_malformed = !error.is_data() && serde_json::from_slice::<IgnoredAny>(&self.0).is_err();
         if is_malformed {
             let hint = if self.has_non_finite_literal_at(error) { " (NaN and Infinity are not JSON)" } else { "" };
             return ApiError::invalid(format!("The request body is not valid JSON: {error}{hint}"));

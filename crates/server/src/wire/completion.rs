@@ -31,6 +31,8 @@ pub(crate) enum Prompts {
 
 const EXPECTED: &str = "a string, an array of strings, an array of token ids, or an array of arrays of token ids";
 
+const ELEMENT_EXPECTED: &str = "a string, a token id, or an array of token ids";
+
 enum Element {
     Text(String),
     Id(u32),
@@ -44,16 +46,20 @@ impl<'de> Deserialize<'de> for Element {
             type Value = Element;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string, a token id, or an array of token ids")
+                f.write_str(ELEMENT_EXPECTED)
             }
 
             fn visit_str<E>(self, text: &str) -> Result<Element, E> {
                 Ok(Element::Text(text.to_owned()))
             }
 
+            fn visit_u64<E: Error>(self, id: u64) -> Result<Element, E> {
+                let too_large = |_| E::invalid_value(Unexpected::Unsigned(id), &"a token id below 4294967296");
+                u32::try_from(id).map(Element::Id).map_err(too_large)
+            }
+
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Element, A::Error> {
-                let number = number::from_map(map, "a string, a token id, or an array of token ids")?;
-                Ok(Element::Id(number::token_id(&number)?))
+                Err(number::refuse_map(map, ELEMENT_EXPECTED))
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Element, A::Error> {
