@@ -84,3 +84,29 @@ fn date_of(mut days: u64) -> (u64, usize, u64, u64) {
     }
     (year, month, days + 1, day_of_year)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Each line was written by Python: `datetime.fromtimestamp(seconds, timezone.utc).strftime(format)`.
+    #[test]
+    fn dates() {
+        let everything = "%Y %y %m %B %b %d %A %a %j %H %I %M %S %p %%";
+        let cases = [
+            (0, everything, "1970 70 01 January Jan 01 Thursday Thu 001 00 12 00 00 AM %"),
+            (951_827_696, everything, "2000 00 02 February Feb 29 Tuesday Tue 060 12 12 34 56 PM %"),
+            (1_735_689_599, everything, "2024 24 12 December Dec 31 Tuesday Tue 366 23 11 59 59 PM %"),
+            (1_740_787_200, "%d %b %Y", "01 Mar 2025"),
+            (4_107_542_400, "%Y-%m-%d", "2100-03-01"),
+        ];
+        for (seconds, format, expected) in cases {
+            let time = UNIX_EPOCH + Duration::from_secs(seconds);
+            assert_eq!(strftime(time, format).as_deref(), Ok(expected));
+        }
+        assert_eq!(strftime(UNIX_EPOCH, "%Q").unwrap_err(), "strftime_now does not know %Q");
+        assert_eq!(strftime(UNIX_EPOCH, "%").unwrap_err(), "strftime_now: the format ends with a lone %");
+    }
+}

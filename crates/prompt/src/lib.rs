@@ -40,6 +40,8 @@ mod release;
 mod script;
 mod stop;
 mod template;
+#[cfg(test)]
+mod tests;
 mod tokenizer;
 
 pub use chat::{Chat, Message, Role, ToolCall};

@@ -41,7 +41,8 @@ pub struct OutputOptions {
 /// Splits one reply into reasoning and content while it is generated.
 ///
 /// End-of-sequence, turn and think tokens never become text. A `<think>` that opens the reply starts the reasoning
-/// (R1-0528 writes it itself); one in the midst of the content is dropped, as is a `</think>` outside of reasoning.
+/// (R1-0528 writes it itself); a later one is dropped, as is a `</think>` outside of reasoning. So there is at most one
+/// stretch of reasoning, and it comes first.
 /// The newlines with which R1's family sets its tags apart are part of the format and dropped: after `<think>`, before
 /// and after `</think>`.
 pub struct OutputParser {
@@ -55,15 +56,16 @@ pub struct OutputParser {
     state: State,
     /// Whether newlines are being dropped, because a tag came just before.
     trimming: bool,
-    /// Newlines at the end of the reasoning so far: dropped if `</think>` comes next.
-    newlines: String,
-    /// Whether the content has more than whitespace in it.
-    has_content: bool,
+    /// Text whose place depends on the next tag: whitespace at the start, dropped if `<think>` comes next; newlines at
+    /// the end of padded reasoning, dropped if `</think>` comes next.
+    held: String,
     reasoning_tokens: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
+    /// Nothing but whitespace so far: a `<think>` may still open the reasoning.
+    Start,
     Reasoning,
     Content,
 }
@@ -75,6 +77,11 @@ impl OutputParser {
         let tokenizer = prompt.tokenizer();
         let reasoning = chat && reasoning_open;
         let padded = prompt.release().pads_reasoning_with_newlines();
+        let state = match (chat, reasoning) {
+            (false, _) => State::Content,
+            (true, false) => State::Start,
+            (true, true) => State::Reasoning,
+        };
         Self {
             tokenizer: Arc::clone(tokenizer),
             detokenizer: Detokenizer::new(Arc::clone(tokenizer)),
@@ -83,10 +90,9 @@ impl OutputParser {
             think_close: tokenizer.id_of("</think>").filter(|_| chat),
             silent: Arc::clone(prompt.silent_token_ids()),
             padded,
-            state: if reasoning { State::Reasoning } else { State::Content },
+            state,
             trimming: reasoning && padded,
-            newlines: String::new(),
-            has_content: false,
+            held: String::new(),
             reasoning_tokens: 0,
         }
     }
@@ -97,20 +103,14 @@ impl OutputParser {
         if self.stop.hit().is_some() || self.silent.contains(&id) {
             return deltas;
         }
-        if Some(id) == self.think_open {
-            if self.state == State::Content && !self.has_content {
-                self.end_state(&mut deltas);
-                self.state = State::Reasoning;
-                self.trimming = self.padded;
-            }
-            return deltas;
-        }
-        if Some(id) == self.think_close {
-            if self.state == State::Reasoning {
-                self.end_state(&mut deltas);
-                self.newlines.clear();
-                self.state = State::Content;
-                self.trimming = self.padded;
+        if Some(id) == self.think_open || Some(id) == self.think_close {
+            // Bytes on both sides of a tag never form one character.
+            let text = self.detokenizer.flush();
+            self.take(&text, &mut deltas);
+            match self.state {
+                State::Start if Some(id) == self.think_open => self.enter(State::Reasoning),
+                State::Reasoning if Some(id) == self.think_close => self.enter(State::Content),
+                _ => {}
             }
             return deltas;
         }
@@ -126,11 +126,16 @@ impl OutputParser {
     pub fn finish(&mut self) -> Vec<Delta> {
         let mut deltas = Vec::new();
         if self.stop.hit().is_none() {
-            self.end_state(&mut deltas);
-            let newlines = std::mem::take(&mut self.newlines);
-            push_delta(&mut deltas, State::Reasoning, newlines);
-            let held = self.stop.flush();
-            push_delta(&mut deltas, State::Content, held);
+            let text = self.detokenizer.flush();
+            self.take(&text, &mut deltas);
+            match self.state {
+                State::Reasoning => push_reasoning(&mut deltas, std::mem::take(&mut self.held)),
+                State::Start | State::Content => {
+                    let held = std::mem::take(&mut self.held);
+                    let text = self.stop.push(&held) + &self.stop.flush();
+                    push_content(&mut deltas, text);
+                }
+            }
         }
         deltas
     }
@@ -155,10 +160,11 @@ impl OutputParser {
         &self.tokenizer
     }
 
-    /// Empties the detokenizer before the state changes. Bytes on both sides of a tag never form one character.
-    fn end_state(&mut self, deltas: &mut Vec<Delta>) {
-        let text = self.detokenizer.flush();
-        self.take(&text, deltas);
+    /// Goes on behind a think tag, of which the text that was held is a part.
+    fn enter(&mut self, state: State) {
+        self.held.clear();
+        self.state = state;
+        self.trimming = self.padded;
     }
 
     fn take(&mut self, text: &str, deltas: &mut Vec<Delta>) {
@@ -168,27 +174,33 @@ impl OutputParser {
         }
         self.trimming = false;
         match self.state {
-            State::Content => {
-                self.has_content |= !text.trim().is_empty();
-                push_delta(deltas, State::Content, self.stop.push(text));
+            State::Start => {
+                self.held.push_str(text);
+                if !self.held.trim().is_empty() {
+                    self.state = State::Content;
+                    let text = self.stop.push(&std::mem::take(&mut self.held));
+                    push_content(deltas, text);
+                }
             }
+            State::Content => push_content(deltas, self.stop.push(text)),
             State::Reasoning => {
-                self.newlines.push_str(text);
-                let end = if self.padded { self.newlines.trim_end_matches('\n').len() } else { self.newlines.len() };
-                let newlines = self.newlines.split_off(end);
-                let text = std::mem::replace(&mut self.newlines, newlines);
-                push_delta(deltas, State::Reasoning, text);
+                self.held.push_str(text);
+                let end = if self.padded { self.held.trim_end_matches('\n').len() } else { self.held.len() };
+                let held = self.held.split_off(end);
+                push_reasoning(deltas, std::mem::replace(&mut self.held, held));
             }
         }
     }
 }
 
-fn push_delta(deltas: &mut Vec<Delta>, state: State, text: String) {
-    if text.is_empty() {
-        return;
+fn push_reasoning(deltas: &mut Vec<Delta>, text: String) {
+    if !text.is_empty() {
+        deltas.push(Delta::Reasoning(text));
     }
-    deltas.push(match state {
-        State::Reasoning => Delta::Reasoning(text),
-        State::Content => Delta::Content(text),
-    });
+}
+
+fn push_content(deltas: &mut Vec<Delta>, text: String) {
+    if !text.is_empty() {
+        deltas.push(Delta::Content(text));
+    }
 }

@@ -116,6 +116,9 @@ impl Release {
         if architecture == Architecture::Qwen3 {
             return Ok((Self::R1_0528Qwen3_8B, "config.json names the Qwen3 architecture"));
         }
+        if architecture == Architecture::Unstated && tokens.contains("<|im_start|>") {
+            return Ok((Self::R1_0528Qwen3_8B, "the tokenizer has Qwen's control tokens"));
+        }
         if tokens.contains("｜DSML｜") {
             return Ok(if name.contains("speciale") {
                 (Self::V3_2Speciale, "the tokenizer has ｜DSML｜, and the folder's name says Speciale")

@@ -6,8 +6,8 @@
 //!   value is a string as it stands or JSON.
 //! - Results answer calls by position, and the block closes with the last one.
 //!
-//! One oddity of the published encoder is kept: in thinking mode, developer messages before the last user turn vanish,
-//! together with the reasoning of that time.
+//! The published encoder cannot encode a developer message before the last user turn in thinking mode: it drops the
+//! message together with the reasoning of that time, and then fails on its own count. Here the message stays.
 
 use serde_json::{Map, Value};
 
@@ -75,15 +75,13 @@ pub(super) fn encode(chat: &Chat, thinking: bool) -> Result<Script> {
                 response_format(&mut script, message);
             }
             Role::Developer => {
-                if !thinking || in_running_turn(index) {
-                    script.control(USER);
-                    tools_block(&mut script, &message.tools)?;
-                    response_format(&mut script, message);
-                    script.control("\n\n# The user's message is: ");
-                    script.verbatim(message.text());
-                    script.control(ASSISTANT);
-                    script.control(reply_tag(index));
-                }
+                script.control(USER);
+                tools_block(&mut script, &message.tools)?;
+                response_format(&mut script, message);
+                script.control("\n\n# The user's message is: ");
+                script.verbatim(message.text());
+                script.control(ASSISTANT);
+                script.control(reply_tag(index));
             }
             Role::User => {
                 script.control(USER);
