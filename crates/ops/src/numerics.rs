@@ -391,7 +391,7 @@ pub(crate) fn decode<S: Simd, W: Stored>(simd: S, row: W, out: &mut [f32]) {
 
 /// Writes a vector, or as much of it as `to` takes.
 #[inline(always)]
-fn store<S: Simd>(simd: S, values: S::F32s, to: &mut [f32]) {
+pub(crate) fn store<S: Simd>(simd: S, values: S::F32s, to: &mut [f32]) {
     match <&mut [f32; LANES]>::try_from(&mut *to) {
         Ok(to) => simd.store(values, to),
         Err(_) => {

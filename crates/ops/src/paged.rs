@@ -1,8 +1,9 @@
 //! Which tokens of a step belong to which sequence, and where each sequence's keys lie in a paged cache.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
-use cachalot_tensor::View;
+use cachalot_tensor::{Element, View};
 use candle_core::{DType, Device, Tensor};
 
 use crate::dims::Dims;
@@ -82,6 +83,11 @@ impl<'a> PagedSeqs<'a> {
         self.seq_lens[seq] as usize - (self.query_start_loc[seq + 1] as usize - row)
     }
 
+    /// The sequence that row `row` of the step belongs to, which is one of [`all_rows`](Self::all_rows).
+    pub(crate) fn seq_of(&self, row: usize) -> usize {
+        self.query_start_loc.partition_point(|&start| start as usize <= row) - 1
+    }
+
     /// The physical blocks of sequence `seq`, in order.
     pub(crate) fn blocks(&self, seq: usize, block_size: usize) -> &'a [u32] {
         let start = seq * self.max_blocks;
@@ -97,5 +103,33 @@ impl<'a> PagedSeqs<'a> {
             blocks.push(tensor(op, &cache.rows(block as usize..block as usize + 1))?);
         }
         Ok(Tensor::cat(&blocks, 1)?.narrow(1, 0, seq_len)?.squeeze(0)?)
+    }
+}
+
+/// The rows of one sequence in a paged cache `[num_blocks, block_size, dim]` of `T`.
+#[derive(Clone, Copy)]
+pub(crate) struct KeyRows<'a, T> {
+    cache: View<'a>,
+    blocks: &'a [u32],
+    block_size: usize,
+    dim: usize,
+    element: PhantomData<T>,
+}
+
+impl<'a, T: Element> KeyRows<'a, T> {
+    /// The rows of sequence `seq`.
+    pub(crate) fn new(seqs: &PagedSeqs<'a>, seq: usize, cache: View<'a>) -> Self {
+        let [block_size, dim] = [cache.shape().dims()[1], cache.shape().dims()[2]];
+        KeyRows { cache, blocks: seqs.blocks(seq, block_size), block_size, dim, element: PhantomData }
+    }
+
+    /// The row of a position.
+    ///
+    /// # Panics
+    /// If the cache does not hold `T`, or the position is not in a block of the sequence.
+    pub(crate) fn row(&self, position: usize) -> &'a [T] {
+        let block = self.blocks[position / self.block_size] as usize;
+        let rows: &[T] = self.cache.row(block).expect("the dtype was matched");
+        &rows[position % self.block_size * self.dim..][..self.dim]
     }
 }

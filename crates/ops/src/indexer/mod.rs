@@ -7,7 +7,10 @@
 //! orthogonal and cancels exactly in `q·k`; it only lowers the error of that quantisation. Here neither happens: scores are
 //! f32 from the keys as cached, so selections differ from an FP8 indexer's only where scores lie within its noise.
 
+mod cpu;
 mod reference;
+#[cfg(test)]
+mod tests;
 
 use cachalot_tensor::{DType, View, ViewMut};
 
@@ -64,14 +67,16 @@ pub fn indexer(ctx: &Context, args: Indexer<'_>) -> Result<()> {
     dims.dtype("key_cache", args.key_cache.dtype(), &[DType::F32, DType::BF16], "F32, BF16")?;
     dims.dtype("out", args.out.dtype(), &[DType::I32], "I32")?;
     match ctx.device() {
-        Device::Reference | Device::Cpu => reference::run(args),
+        Device::Reference => reference::run(args),
+        Device::Cpu => {
+            cpu::run(ctx, args);
+            Ok(())
+        }
     }
 }
 
 /// Writes `0..num_positions` and the padding: the choice of a query that sees no more than `index_topk` positions.
 fn choose_all(num_positions: usize, out: &mut [i32]) {
     out.fill(NO_POSITION);
-    for (slot, position) in out[..num_positions].iter_mut().zip(0..) {
-        *slot = position;
-    }
+    out[..num_positions].iter_mut().zip(0..).for_each(|(slot, position)| *slot = position);
 }
