@@ -236,14 +236,14 @@ mod tests {
         for (&id, &bias) in &sampling.logit_bias {
             x[id as usize] += f64::from(bias);
         }
-        for id in 0..x.len() {
-            let count = output_ids.iter().filter(|&&other| other as usize == id).count() as f64;
-            if count > 0.0 || prompt_ids.contains(&(id as u32)) {
+        for (x, id) in x.iter_mut().zip(0u32..) {
+            let count = output_ids.iter().filter(|&&other| other == id).count() as f64;
+            if count > 0.0 || prompt_ids.contains(&id) {
                 let penalty = f64::from(sampling.repetition_penalty);
-                x[id] = if x[id] > 0.0 { x[id] / penalty } else { x[id] * penalty };
+                *x = if *x > 0.0 { *x / penalty } else { *x * penalty };
             }
             if count > 0.0 {
-                x[id] -= f64::from(sampling.presence_penalty) + f64::from(sampling.frequency_penalty) * count;
+                *x -= f64::from(sampling.presence_penalty) + f64::from(sampling.frequency_penalty) * count;
             }
         }
         if output_ids.len() < sampling.min_tokens as usize {

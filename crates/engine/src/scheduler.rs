@@ -66,7 +66,8 @@ impl Scheduler {
             schedule_chunk(sequence, &mut num_tokens, &mut num_prompt_rows);
         }
         self.admit(&mut num_tokens, &mut num_prompt_rows);
-        debug_assert!(self.is_empty() || self.running.iter().any(|sequence| sequence.num_scheduled_tokens > 0));
+        let is_idle = self.running.iter().all(|sequence| sequence.num_scheduled_tokens == 0);
+        assert!(self.is_empty() || !is_idle, "the first to arrive can always be computed");
     }
 
     /// Schedules the sequences that lack one token, preempting the latest arrivals where blocks are short. Later arrivals

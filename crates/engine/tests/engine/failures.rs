@@ -171,6 +171,21 @@ fn an_engine_that_is_gone_leaves_nobody_waiting() {
     assert_eq!(handle.submit(greedy(&[1], 100)).unwrap_err(), SubmitError::ShuttingDown);
 }
 
+#[test]
+fn an_engine_that_panics_is_unhealthy() {
+    let (engine, handle) = engine(PagedModel::counting(), small());
+    let mut stream = handle.submit(greedy(&[1], 100)).unwrap();
+    let thread = std::thread::spawn(move || {
+        let _engine = engine;
+        panic!("a bug");
+    });
+    assert!(thread.join().is_err());
+    assert!(matches!(stream.blocking_recv(), Some(Event::Failed { .. })));
+    let error = handle.submit(greedy(&[1], 100)).unwrap_err();
+    assert_eq!(error.to_string(), "the engine has stopped: its thread panicked, which is a bug");
+    assert!(!handle.stats().healthy);
+}
+
 /// Many threads, streams read in part and dropped, while the engine runs on its own thread.
 #[test]
 fn threads_that_come_and_go_leave_nothing_behind() {

@@ -161,7 +161,7 @@ pub(crate) struct FailingModel {
 
 impl FailingModel {
     pub(crate) fn new(outcomes: &[Outcome]) -> Self {
-        FailingModel { model: PagedModel::counting(), outcomes: outcomes.to_vec().into_iter() }
+        FailingModel { model: PagedModel::counting(), outcomes: Vec::from(outcomes).into_iter() }
     }
 }
 
