@@ -18,13 +18,16 @@
 //!
 //! Not here: the softmax's log-sum-exp output (nothing merges partial results yet) and the FP8 cache record.
 
+mod cpu;
 mod reference;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 use cachalot_tensor::{DType, Matrix, View, ViewMut};
 
 use crate::dims::Dims;
+use crate::numerics::Rows;
 use crate::{Context, Device, Error, NO_POSITION, PagedSeqs, Result};
 
 /// Arguments of [`mla_expanded`] and [`mla_absorbed`], which compute the same attention in two ways.
@@ -72,7 +75,11 @@ pub struct Mla<'a> {
 pub fn mla_expanded(ctx: &Context, args: Mla<'_>) -> Result<()> {
     let dims = args.check("mla_expanded")?;
     match ctx.device() {
-        Device::Reference | Device::Cpu => reference::expanded(args, dims),
+        Device::Reference => reference::expanded(args, dims),
+        Device::Cpu => {
+            cpu::expanded(ctx, args, dims);
+            Ok(())
+        }
     }
 }
 
@@ -89,7 +96,11 @@ pub fn mla_expanded(ctx: &Context, args: Mla<'_>) -> Result<()> {
 pub fn mla_absorbed(ctx: &Context, args: Mla<'_>) -> Result<()> {
     let dims = args.check("mla_absorbed")?;
     match ctx.device() {
-        Device::Reference | Device::Cpu => reference::absorbed(args, dims),
+        Device::Reference => reference::absorbed(args, dims),
+        Device::Cpu => {
+            cpu::absorbed(ctx, args, dims);
+            Ok(())
+        }
     }
 }
 
@@ -101,7 +112,6 @@ struct MlaDims {
     rope: usize,
     v: usize,
     rank: usize,
-    block_size: usize,
 }
 
 impl Mla<'_> {
@@ -113,6 +123,7 @@ impl Mla<'_> {
         dims.bind("qk_nope_head_dim + qk_rope_head_dim", "qk_head_dim", nope + rope)?;
         dims.bind("num_heads, qk_nope_head_dim and v_head_dim", "kv_b_proj rows", num_heads * (nope + v))?;
         dims.bind("kv_b_proj", "kv_b_proj rows", self.kv_b_proj.num_rows())?;
+        Rows::of_matrix(op, self.kv_b_proj)?;
         let rank = self.kv_b_proj.num_cols();
         dims.bind("kv_b_proj and qk_rope_head_dim", "kv_lora_rank + qk_rope_head_dim", rank + rope)?;
         let [num_blocks, block_size, _] = dims.bind_all(
@@ -139,14 +150,14 @@ impl Mla<'_> {
                 }
             }
         }
-        Ok(MlaDims { num_heads, nope, rope, v, rank, block_size })
+        Ok(MlaDims { num_heads, nope, rope, v, rank })
     }
 }
 
 /// The chosen positions that a query at `position` sees: the first ones, since they ascend.
 fn visible(chosen: &[i32], position: usize) -> &[i32] {
     let sees = |&chosen: &i32| usize::try_from(chosen).is_ok_and(|chosen| chosen <= position);
-    &chosen[..chosen.iter().take_while(|chosen| sees(chosen)).count()]
+    &chosen[..chosen.partition_point(sees)]
 }
 
 fn is_ascending_then_padding(positions: &[i32]) -> bool {
