@@ -1,0 +1,198 @@
+//! `cachalot serve`: the HTTP server.
+//!
+//! It listens before the model is loaded, so that a port in use is reported at once and probes see 503 until the model is
+//! there. A first SIGINT or SIGTERM ends it in order; a second one ends it at once.
+
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use cachalot_server::{AllowedOrigins, AppState, Served, ServerConfig, install_metrics};
+use clap::Args;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::args::ModelArgs;
+use crate::byte_size::ByteSize;
+use crate::config::ModelConfig;
+use crate::env;
+use crate::hint::ResultExt;
+use crate::load;
+
+/// Serve a model over an OpenAI-compatible API
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The most sequences that run at once
+    #[arg(long, env = env::MAX_NUM_SEQS, value_name = "N", default_value = "64", help_heading = "Model")]
+    max_num_seqs: NonZeroUsize,
+    /// The most requests that wait; further ones are answered with 503
+    #[arg(long, env = env::MAX_WAITING, value_name = "N", default_value = "512", help_heading = "Model")]
+    max_waiting: usize,
+    /// Address to listen on; 0.0.0.0 is every address of this machine
+    #[arg(long, env = env::HOST, value_name = "HOST", default_value = "127.0.0.1", help_heading = "Server")]
+    host: String,
+    /// Port to listen on; 0 takes any free one
+    #[arg(long, env = env::PORT, value_name = "PORT", default_value = "8000", help_heading = "Server")]
+    port: u16,
+    /// Key that requests must carry as bearer token; may be repeated, or hold several with commas between
+    #[arg(
+        long,
+        env = env::API_KEY,
+        hide_env_values = true,
+        value_name = "KEY",
+        value_delimiter = ',',
+        help_heading = "Server"
+    )]
+    api_key: Vec<String>,
+    /// Name of the model in requests and answers [default: the name of its folder or its hub id]
+    #[arg(long, env = env::SERVED_MODEL_NAME, value_name = "NAME", help_heading = "Server")]
+    served_model_name: Option<String>,
+    /// Origin of web pages that may call the server from a browser, or * for all; may be repeated
+    #[arg(
+        long,
+        env = env::ALLOWED_ORIGIN,
+        value_name = "ORIGIN",
+        value_delimiter = ',',
+        help_heading = "Server"
+    )]
+    allowed_origin: Vec<String>,
+    /// Larger request bodies are refused
+    #[arg(long, env = env::MAX_BODY_BYTES, value_name = "SIZE", default_value = "32MiB", help_heading = "Server")]
+    max_body_bytes: ByteSize,
+    /// Seconds that running requests get to finish on shutdown
+    #[arg(long, env = env::SHUTDOWN_TIMEOUT, value_name = "SECONDS", default_value = "30", help_heading = "Server")]
+    shutdown_timeout: u64,
+}
+
+/// Runs the command until it is told to stop.
+///
+/// # Errors
+/// If the address cannot be had or the model cannot be loaded.
+pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let model = ModelConfig::new(&args.model, args.max_num_seqs.get(), args.max_waiting)?;
+    let model_name = args.served_model_name.clone().unwrap_or_else(|| model.source.name().to_owned());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(serve(&args, model, model_name));
+    // A load that was interrupted keeps its thread; the process does not wait for it.
+    runtime.shutdown_background();
+    outcome
+}
+
+async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyhow::Result<()> {
+    let mut stop = Stop::new()?;
+    let listener = listen(&args.host, args.port).await?;
+    let address = listener.local_addr()?;
+    if !address.ip().is_loopback() && args.api_key.is_empty() {
+        tracing::warn!("everyone who can reach {address} can use this server: there is no --api-key");
+    }
+    say(&format!("cachalot {} listens on http://{address}, loading {}\n", env!("CARGO_PKG_VERSION"), model.source))?;
+
+    let state = AppState::loading(server_config(args)?, install_metrics()?);
+    let (end, ended) = oneshot::channel::<()>();
+    let server = tokio::spawn(cachalot_server::serve(listener, state.clone(), async {
+        // A dropped sender means the same as a message: it is over.
+        let _ = ended.await;
+    }));
+
+    let (send_loaded, loaded) = oneshot::channel();
+    std::thread::Builder::new().name("load".into()).spawn(move || {
+        // Nobody listens any more if the server was stopped meanwhile.
+        let _ = send_loaded.send(load::load(&model));
+    })?;
+    let stopped_early = tokio::select! {
+        loaded = loaded => {
+            let loaded = loaded.map_err(|_| anyhow!("loading the model ended in a panic"))??;
+            let banner = loaded.describe();
+            state.publish(Served {
+                model_name,
+                engine: loaded.engine,
+                prompt: loaded.prompt,
+                eos_token_ids: loaded.eos_token_ids,
+            });
+            say(&format!("{banner}{:<10}http://{address}/v1\n", "ready"))?;
+            false
+        }
+        () = stop.requested() => true,
+    };
+    if !stopped_early {
+        stop.requested().await;
+    }
+    tokio::spawn(async move {
+        stop.requested().await;
+        tracing::warn!("stopped at once by a second signal");
+        #[expect(clippy::exit, reason = "the user insists, so nothing is waited for")]
+        std::process::exit(130);
+    });
+    drop(end);
+    server.await.context("the server ended in a panic")?.context("the server's socket failed")?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Writes to standard output at once, also into a pipe.
+fn say(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
+async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
+    let hint = |error: &io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program listens there: stop it, or choose another port with --port (0 takes any free one)"
+        }
+        io::ErrorKind::PermissionDenied => "ports below 1024 need privileges: choose another one with --port",
+        _ => "--host must be an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them",
+    };
+    TcpListener::bind((host, port)).await.or_else(|error| {
+        let hint = hint(&error);
+        Err(error).with_context(|| format!("cannot listen on {host}:{port}")).hint(hint)
+    })
+}
+
+fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
+    let allowed_origins = match args.allowed_origin.as_slice() {
+        [] => AllowedOrigins::None,
+        [any] if any == "*" => AllowedOrigins::Any,
+        origins => {
+            let origins = origins.iter().map(|origin| {
+                origin
+                    .parse()
+                    .with_context(|| format!("--allowed-origin `{origin}` cannot be a header"))
+                    .hint("write it as the browser sends it, such as https://chat.example.org")
+            });
+            AllowedOrigins::List(origins.collect::<Result<_, _>>()?)
+        }
+    };
+    Ok(ServerConfig {
+        api_keys: args.api_key.clone(),
+        max_body_bytes: usize::try_from(args.max_body_bytes.0)?,
+        allowed_origins,
+        shutdown_timeout: Duration::from_secs(args.shutdown_timeout),
+        ..ServerConfig::default()
+    })
+}
+
+/// The wish to stop: SIGINT (Ctrl-C) or SIGTERM.
+struct Stop {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Stop {
+    fn new() -> io::Result<Self> {
+        Ok(Stop { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    /// Resolves at each signal.
+    async fn requested(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

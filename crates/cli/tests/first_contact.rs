@@ -1,0 +1,373 @@
+//! What a newcomer does first, with the real binary: look at the embedded model, serve it, talk to it, stop it, and mistype
+//! a few things. Every message is looked at, because it is all that a newcomer has.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use cachalot_testkit::{TinyCheckpoint, qwen3_config, v32_config};
+use serde_json::{Value, json};
+
+/// Far beyond what anything here takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The binary, without the user's own settings.
+fn cachalot(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cachalot"));
+    command.args(args).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CACHALOT_") || name.to_string_lossy().starts_with("HF_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn run(args: &[&str]) -> Output {
+    cachalot(args).output().expect("the binary starts")
+}
+
+fn succeed(args: &[&str]) -> String {
+    let output = run(args);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?} ended with {}: {errors}", output.status);
+    String::from_utf8(output.stdout).expect("output is text")
+}
+
+/// Runs a command that has to fail with status 1 and nothing on standard output, and returns its message.
+fn fail(args: &[&str]) -> String {
+    let output = run(args);
+    let message = String::from_utf8(output.stderr).expect("messages are text");
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
+    assert!(
+        message.lines().last().is_some_and(|line| line.starts_with("hint: ")),
+        "{args:?} ends in no hint: {message}"
+    );
+    message
+}
+
+/// A server on a free port.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+    banner: String,
+}
+
+impl Server {
+    /// Starts `serve` and waits until it says that it is ready.
+    fn start(args: &[&str]) -> Self {
+        let mut command = cachalot(&["serve", "--port", "0"]);
+        let mut child = command.args(args).stdout(Stdio::piped()).spawn().expect("the binary starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut banner = String::new();
+        let address = loop {
+            let Some(line) = lines.next() else { panic!("the server ended before it was ready, after:\n{banner}") };
+            let line = line.expect("output is text");
+            banner += &format!("{line}\n");
+            if let Some(url) = line.strip_prefix("ready") {
+                let url = url.trim().strip_prefix("http://").and_then(|url| url.strip_suffix("/v1"));
+                break url.expect("the line ends in an address").parse().expect("an address");
+            }
+        };
+        Server { child, address, banner }
+    }
+
+    fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).expect("the server listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a valid timeout");
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n{headers}\r\n{body}"
+        )
+        .expect("the server reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the server answers with text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.expect("a status line"), body.to_owned())
+    }
+
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let (status, body) = self.request("POST", path, "", &body.to_string());
+        (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().expect("kill exists").success());
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the server did not end within {PATIENCE:?}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Only after a failed test is there still something to end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn chat_body() -> Value {
+    json!({ "messages": [{ "role": "user", "content": "How deep does a whale dive?" }], "max_tokens": 8, "seed": 1 })
+}
+
+#[test]
+fn serve_answers_and_ends_in_order() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::start(&[]);
+        for expected in ["DeepseekV32ForCausalLM", "V3.2", "cpu", "KV cache", "blocks of 64 tokens", "listens on"] {
+            assert!(server.banner.contains(expected), "no {expected} in:\n{}", server.banner);
+        }
+        assert_eq!(server.request("GET", "/health", "", "").0, 200);
+
+        let (status, answer) = server.post("/v1/chat/completions", &chat_body());
+        assert_eq!(status, 200, "{answer}");
+        assert_eq!(answer["object"], "chat.completion");
+        assert!(answer["choices"][0]["message"]["content"].is_string(), "{answer}");
+        let generated = answer["usage"]["completion_tokens"].as_u64().expect("a count");
+        assert!((1..=8).contains(&generated), "{answer}");
+
+        let (_, models) = server.request("GET", "/v1/models", "", "");
+        let models: Value = serde_json::from_str(&models).expect("JSON");
+        assert_eq!(models["data"][0]["id"], "cachalot-embedded", "{models}");
+
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0), "SIG{signal} is an orderly end");
+    }
+}
+
+#[test]
+fn options_of_serve_take_effect() {
+    let server = Server::start(&[
+        "--api-key=secret,other",
+        "--served-model-name=whale",
+        "--max-model-len=128",
+        "--max-num-seqs=2",
+        "--max-num-batched-tokens=32",
+        "--kv-cache-bytes=8MiB",
+        "--kv-cache-dtype=f32",
+        "--max-body-bytes=2000",
+        "--threads=1",
+        "--release=V3.1",
+        "--allowed-origin=https://chat.example.org",
+    ]);
+    let expected =
+        ["with 1 threads", "V3.1", "F32", "128 tokens per sequence, 2 sequences at once, 32 tokens per step"];
+    for expected in expected {
+        assert!(server.banner.contains(expected), "no {expected} in:\n{}", server.banner);
+    }
+    let get = |headers: &str| server.request("GET", "/v1/models", headers, "");
+    assert_eq!(get("").0, 401);
+    assert_eq!(get("Authorization: Bearer wrong\r\n").0, 401);
+    let (status, models) = get("Authorization: Bearer other\r\n");
+    assert_eq!(status, 200);
+    let models: Value = serde_json::from_str(&models).expect("JSON");
+    assert_eq!(models["data"][0]["id"], "whale", "{models}");
+    assert_eq!(models["data"][0]["max_model_len"], 128, "{models}");
+
+    let authorized = "Authorization: Bearer secret\r\n";
+    let long = json!({ "prompt": "a ".repeat(1500) }).to_string();
+    assert_eq!(server.request("POST", "/v1/completions", authorized, &long).0, 413);
+
+    let mut stream = TcpStream::connect(server.address).expect("the server listens");
+    write!(
+        stream,
+        "GET /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\nOrigin: https://chat.example.org\r\n\r\n"
+    )
+    .expect("the server reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("the server answers with text");
+    assert!(answer.to_lowercase().contains("access-control-allow-origin: https://chat.example.org"), "{answer}");
+}
+
+#[test]
+fn a_variable_is_as_good_as_an_option_and_the_option_wins() {
+    let output = cachalot(&["bench", "--repeat=1", "--json", "--prompt-tokens=5"])
+        .env("CACHALOT_PROMPT_TOKENS", "7")
+        .env("CACHALOT_GENERATE_TOKENS", "2")
+        .output()
+        .expect("the binary starts");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&report["prompt_tokens"], &report["generate_tokens"]), (&json!(5), &json!(2)));
+}
+
+#[test]
+fn a_stop_while_loading_and_a_port_in_use() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = taken.local_addr().expect("bound").port();
+    let message = fail(&["serve", "--port", &port.to_string()]);
+    assert!(message.contains(&format!("cannot listen on 127.0.0.1:{port}")), "{message}");
+    assert!(message.contains("choose another port with --port"), "{message}");
+
+    let message = fail(&["serve", "--host", "203.0.113.1", "--port", "0"]);
+    assert!(message.contains("--host must be an address of this machine"), "{message}");
+}
+
+#[test]
+fn inspect_shows_the_embedded_model_and_a_config_alone() {
+    let text = succeed(&["inspect"]);
+    for expected in ["the embedded model", "V3.2", "DeepseekV32ForCausalLM", "F8_E4M3", "KV cache", "4,096"] {
+        assert!(text.contains(expected), "no {expected} in:\n{text}");
+    }
+    let report: Value =
+        serde_json::from_str(&succeed(&["inspect", "--json", "--context-tokens", "640"])).expect("JSON");
+    assert_eq!(report["architecture"], "DeepseekV32ForCausalLM");
+    assert_eq!(report["plan"]["context_tokens"], 640);
+
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    fs::write(folder.path().join("config.json"), qwen3_config().to_string()).expect("in a temporary folder");
+    let text = succeed(&["inspect", folder.path().to_str().expect("ascii")]);
+    assert!(text.contains("Qwen3ForCausalLM"), "{text}");
+}
+
+#[test]
+fn generate_and_chat_write_text() {
+    let generate = ["generate", "--prompt", "The whale", "--max-tokens", "12", "--seed", "5"];
+    let first = succeed(&generate);
+    assert!(first.trim().len() > 1, "{first:?}");
+    assert_eq!(succeed(&generate), first, "the same seed gives the same text");
+
+    let mut child = cachalot(&["chat", "--max-tokens", "8", "--temperature", "0"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let input = "/help\nHello\n/thinking on\nHello\n/nonsense\n/exit\nnot read\n";
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("the binary reads");
+    let output = child.wait_with_output().expect("the binary ends");
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).expect("output is text");
+    for expected in ["cachalot-embedded (V3.2)", "/clear", "<think>", "there is no command `/nonsense`"] {
+        assert!(text.contains(expected), "no {expected} in:\n{text}");
+    }
+}
+
+#[test]
+fn bench_prints_its_stable_keys() {
+    let args =
+        ["bench", "--prompt-tokens=32", "--generate-tokens=4", "--batch=2", "--repeat=2", "--threads=1", "--json"];
+    let report: Value = serde_json::from_str(&succeed(&args)).expect("one JSON object");
+    for key in ["prefill_tokens_per_s", "decode_tokens_per_s", "load_s"] {
+        assert!(report[key].as_f64().is_some_and(|value| value > 0.0), "{key}: {report}");
+    }
+    assert_eq!(report["decode_tokens_per_s_each"].as_array().map(Vec::len), Some(2));
+    #[cfg(target_os = "linux")]
+    assert!(report["peak_rss_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{report}");
+}
+
+#[test]
+fn what_cannot_be_loaded_is_explained() {
+    let root = tempfile::tempdir().expect("a temporary folder");
+    let folder = |name: &str| {
+        let path = root.path().join(name);
+        fs::create_dir_all(&path).expect("in a temporary folder");
+        path
+    };
+    let check = |path: &Path, expected: &[&str]| {
+        let message = fail(&["serve", "--port", "0", path.to_str().expect("ascii")].map(|arg| arg));
+        for expected in expected {
+            assert!(message.contains(expected), "no {expected} in:\n{message}");
+        }
+    };
+    let tiny = |name: &str, config: &Value| {
+        let path = folder(name);
+        TinyCheckpoint::new(config.clone(), 1).write(&path, 2);
+        path
+    };
+    check(&root.path().join("nothing"), &["there is no folder", "hub id"]);
+    check(&folder("empty"), &["has no config.json; it is empty"]);
+
+    let file = root.path().join("file");
+    fs::write(&file, "text").expect("in a temporary folder");
+    check(&file, &["is not a folder", "hint: give the folder that holds config.json"]);
+
+    let unreadable = folder("unreadable");
+    fs::create_dir(unreadable.join("config.json")).expect("in a temporary folder");
+    check(&unreadable, &["cannot read", "config.json", "hint: check the disk"]);
+
+    let qwen3 = tiny("qwen3", &qwen3_config());
+    check(&qwen3, &["is a Qwen3 model, which is not supported yet", "hint: `cachalot inspect` works on it"]);
+
+    let truncated = tiny("truncated", &v32_config());
+    let shard = truncated.join("model-00002-of-000002.safetensors");
+    let contents = fs::read(&shard).expect("just written");
+    fs::write(&shard, &contents[..contents.len() / 2]).expect("in a temporary folder");
+    check(&truncated, &["model-00002-of-000002.safetensors", "hint: the file was cut off or altered"]);
+
+    let mismatched = tiny("mismatched", &v32_config());
+    let embedded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/embedded");
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(embedded.join(name), mismatched.join(name)).expect("in a temporary folder");
+    }
+    check(
+        &mismatched,
+        &[
+            "has 1010 tokens, but the model has only 320",
+            "hint: tokenizer.json and config.json are of different models",
+        ],
+    );
+}
+
+#[test]
+fn limits_that_cannot_be_met_are_explained() {
+    let check = |args: &[&str], expected: &[&str]| {
+        let message = fail(&[&["serve", "--port", "0"], args].concat());
+        for expected in expected {
+            assert!(message.contains(expected), "no {expected} in:\n{message}");
+        }
+    };
+    check(&["--max-model-len", "1000000"], &["max_model_len is 1000000", "4096", "hint: lower --max-model-len"]);
+    check(&["--kv-cache-bytes", "1000"], &["the KV cache has no blocks", "--kv-cache-bytes"]);
+    check(&["--max-num-batched-tokens", "8"], &["max_num_batched_tokens is 8, less than max_num_seqs 64"]);
+    check(&["--log", "=,="], &["--log `=,=` cannot be read"]);
+    check(&["--release", "V3.1", "--allowed-origin", "a\nb"], &["cannot be a header"]);
+}
+
+#[test]
+fn wrong_usage_ends_with_status_2() {
+    let check = |args: &[&str], expected: &str| {
+        let output = run(args);
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {message}");
+        assert!(message.contains(expected), "no {expected} in:\n{message}");
+    };
+    check(&["serve", "--nonsense"], "unexpected argument '--nonsense'");
+    check(&["serve", "--device", "tpu"], "unknown device `tpu`; known: cpu, reference");
+    check(&["serve", "--release", "V9"], "V3.2-Speciale");
+    check(&["serve", "--kv-cache-bytes", "many"], "`many` is not a size");
+    check(&["serve", "--threads", "0"], "--threads");
+    check(&["generate", "--temperature", "3"], "3 is not between 0 and 2");
+    check(&["generate", "--thinking"], "--chat");
+    check(&["bench", "--generate-tokens", "1"], "1 is not in 2..");
+    check(&["pull", "nonsense"], "`nonsense` is not a hub id");
+}
+
+#[test]
+fn a_model_without_a_tokenizer_serves_token_ids() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    TinyCheckpoint::new(v32_config(), 1).write(folder.path(), 1);
+    let path = folder.path().to_str().expect("ascii");
+    let server = Server::start(&[path]);
+    assert!(server.banner.contains("unknown: there is no tokenizer"), "{}", server.banner);
+    let body = json!({ "prompt": [5, 6, 7, 8], "max_tokens": 3, "ignore_eos": true });
+    let (status, answer) = server.post("/v1/completions", &body);
+    assert_eq!((status, &answer["usage"]["completion_tokens"]), (200, &json!(3)), "{answer}");
+
+    let message = fail(&["generate", path, "--prompt", "text"]);
+    assert!(message.contains("has no tokenizer.json, so it cannot read or write text"), "{message}");
+}
