@@ -50,7 +50,9 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
     let generation = Generation::submit(&served.engine, plan, new_decoder)?;
     let names = TokenNames::new(Some(prompt.tokenizer().clone()), false);
     match valid.streaming {
-        Streaming::Off => collect(generation, names, thinking, logprobs.is_some(), answer).await,
+        Streaming::Off => collect(generation, names, thinking, logprobs.is_some(), answer)
+            .await
+            .map_err(|error| state.explain_failure(error)),
         Streaming::On { include_usage } => {
             let chunks = ChunkWriter::new(&answer, "chat.completion.chunk", include_usage);
             let has_begun = vec![false; generation.num_choices()];

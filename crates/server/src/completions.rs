@@ -56,7 +56,7 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
         .collect();
     let renderer = Renderer { names, options, prompts, choices };
     match valid.streaming {
-        Streaming::Off => collect(generation, renderer, answer).await,
+        Streaming::Off => collect(generation, renderer, answer).await.map_err(|error| state.explain_failure(error)),
         Streaming::On { include_usage } => {
             let chunks = ChunkWriter::new(&answer, "text_completion", include_usage);
             Ok(sse::respond(generation, Chunks { renderer, chunks }, state.config().keep_alive_interval))

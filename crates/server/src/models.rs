@@ -27,7 +27,7 @@ pub(crate) async fn list(State(state): State<AppState>) -> Result<impl IntoRespo
     }
     let served = state.served()?;
     let max_model_len = served.engine.limits().max_model_len;
-    let created = unix_seconds();
+    let created = state.started();
     let data = served
         .model_names()
         .into_iter()

@@ -11,6 +11,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::auth::ApiKeys;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
+use crate::models::unix_seconds;
 
 /// The aliases of the hosted API; each also chooses whether the model thinks by default.
 pub(crate) const CHAT_ALIAS: &str = "deepseek-chat";
@@ -29,6 +30,7 @@ struct Shared {
     metrics: PrometheusHandle,
     served: OnceLock<Served>,
     stopping: AtomicBool,
+    started: u64,
 }
 
 /// The model that is served.
@@ -54,6 +56,7 @@ impl AppState {
             metrics,
             served: OnceLock::new(),
             stopping: AtomicBool::new(false),
+            started: unix_seconds(),
         }))
     }
 
@@ -77,6 +80,11 @@ impl AppState {
         &self.0.metrics
     }
 
+    /// When the server started, in seconds since 1970.
+    pub(crate) fn started(&self) -> u64 {
+        self.0.started
+    }
+
     /// The model, if it can take requests now.
     ///
     /// # Errors
@@ -96,6 +104,14 @@ impl AppState {
             ));
         }
         Ok(served)
+    }
+
+    /// What a request that failed is told: a server that is going away did not fail, and another may serve the same request.
+    pub(crate) fn explain_failure(&self, error: ApiError) -> ApiError {
+        if self.0.stopping.load(Ordering::Relaxed) {
+            return ApiError::unavailable("stopping", error.to_string(), Duration::from_secs(5));
+        }
+        error
     }
 
     /// From now on every request is refused; returns the engine, if there is one, so that it can be brought to its end.

@@ -415,7 +415,9 @@ async fn offsets_count_characters() {
 #[tokio::test]
 async fn tokens_as_token_ids() {
     for with_tokenizer in [true, false] {
-        let server = Setup { with_tokenizer, ..Setup::saying("no") }.start();
+        let mut setup = Setup::saying("no");
+        setup.files = setup.files.filter(|_| with_tokenizer);
+        let server = setup.start();
         // Without a tokenizer there is no other way to name tokens.
         let body = json!({"prompt": [65, NEWLINE], "temperature": 0, "echo": true, "logprobs": 1,
                           "return_tokens_as_token_ids": with_tokenizer});
@@ -625,4 +627,49 @@ async fn health_and_metrics() {
     ] {
         assert!(metrics.body.contains(name), "{name} is not in:\n{}", metrics.body);
     }
+}
+
+#[tokio::test]
+async fn a_chat_answer_may_fill_the_context() {
+    let mut model = ScriptedModel::saying("abc");
+    model.endless = true;
+    model.max_model_len = 128;
+    let server = Setup::new(model).start();
+    let answer = server.chat(chat_body()).await;
+    assert_eq!(answer.at("/choices/0/finish_reason"), "length");
+    assert_eq!(answer.at("/usage/total_tokens"), 128);
+    let answer = server.complete(json!({"prompt": [vec![65; 120], vec![65]], "temperature": 0})).await;
+    // The default of 16 gives way to the context.
+    assert_eq!(answer.at("/usage/completion_tokens"), 8 + 16);
+}
+
+#[tokio::test]
+async fn the_checkpoint_advises_on_sampling() {
+    let mut model = ScriptedModel::saying("hello");
+    // Little more likely than each of the others: only a filter makes it sure.
+    model.certainty = 1.0;
+    let mut setup = Setup::new(model);
+    setup.files.as_mut().unwrap().generation_config = Some(json!({"top_k": 1}).to_string().into_bytes());
+    let server = setup.start();
+    let body = json!({"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "seed": 1});
+    assert_eq!(server.chat(body.clone()).await.at("/choices/0/message/content"), "hello");
+    let answer = server.chat(merged(&body, json!({"top_k": 0}))).await;
+    assert_ne!(answer.at("/choices/0/message/content"), "hello");
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_begins_texts_with_a_token() {
+    let mut setup = Setup::saying("no");
+    let config = json!({"bos_token": "<｜begin▁of▁sentence｜>", "add_bos_token": true});
+    setup.files.as_mut().unwrap().tokenizer_config = Some(config.to_string().into_bytes());
+    let server = setup.start();
+    assert_eq!(server.post("/tokenize", json!({"prompt": "a"})).await.at("/tokens"), json!([BOS, 97]));
+    // The echo is the text that was sent; the token in front of it takes no room in it.
+    let answer = server.complete(json!({"prompt": "a\n", "temperature": 0, "echo": true, "logprobs": 0})).await;
+    assert_eq!(answer.at("/choices/0/text"), "a\nno");
+    assert_eq!(answer.at("/choices/0/logprobs/text_offset"), json!([0, 0, 1, 2, 3]));
+    assert_eq!(answer.at("/usage/prompt_tokens"), 3);
+    // Chat has its own, and never two.
+    let tokens = server.post("/tokenize", json!({"messages": [{"role": "user", "content": "a"}]})).await.at("/tokens");
+    assert_eq!(tokens, json!([BOS, USER, 97, ASSISTANT, END_THINK]));
 }

@@ -269,7 +269,7 @@ async fn tokenize_fields() {
 
 #[tokio::test]
 async fn a_checkpoint_without_a_tokenizer() {
-    let server = Setup { with_tokenizer: false, ..Setup::saying("hello") }.start();
+    let server = Setup { files: None, ..Setup::saying("hello") }.start();
     let hint = "send token ids as `prompt` to /v1/completions";
     check_error(&server.chat(hello()).await, 400, &["no tokenizer.json", hint]);
     check_error(&server.complete(json!({"prompt": "hi"})).await, 400, &["no tokenizer.json", hint]);
@@ -408,4 +408,27 @@ async fn a_full_queue_is_503_with_retry_after() {
         answer = server.complete(body.clone()).await;
     }
     assert_eq!(answer.at("/choices/0/text"), "hello");
+}
+
+#[tokio::test]
+async fn a_failing_model() {
+    let mut model = ScriptedModel::saying("hello");
+    model.is_broken = true;
+    let server = Setup::new(model).start();
+    check_error(&server.chat(hello()).await, 500, &["The request failed", "the model is broken"]);
+    let streamed = server.chat(merged(&hello(), json!({"stream": true}))).await;
+    // The status has been sent before the failure: it is an event, and nothing follows it.
+    assert_eq!(streamed.status, 200);
+    assert!(streamed.body.starts_with(r#"data: {"error":{"message":"The request failed: "#), "{}", streamed.body);
+    assert!(!streamed.body.contains("[DONE]"), "{}", streamed.body);
+    // An engine that fails again and again gives up, and says so.
+    let mut answer = server.chat(hello()).await;
+    for _ in 0..100 {
+        if answer.status != StatusCode::INTERNAL_SERVER_ERROR {
+            break;
+        }
+        answer = server.chat(hello()).await;
+    }
+    check_error(&answer, 503, &["engine has stopped"]);
+    check_error(&server.get("/health").await, 503, &["The engine has stopped after repeated failures"]);
 }

@@ -221,8 +221,8 @@ async fn shutdown_ends_what_takes_too_long_with_an_error() {
     let last = streamed.split_terminator("\n\n").last().unwrap();
     assert!(last.starts_with(r#"data: {"error":{"message":"The request failed: "#), "{last}");
     let (status, whole) = read(whole).await;
-    assert_eq!(status, 500);
-    assert!(whole.contains("The request failed: "), "{whole}");
+    assert_eq!(status, 503);
+    assert!(whole.contains("The request failed: ") && whole.contains(r#""code":"stopping""#), "{whole}");
     running.server.await.unwrap().unwrap();
     assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
 }

@@ -54,9 +54,8 @@ pub(crate) struct TopMap(Vec<(String, f32)>);
 impl TopMap {
     /// Adds an entry; the caller adds in descending order of likelihood.
     pub(crate) fn insert(&mut self, token: String, logprob: f32) {
-        match self.0.iter_mut().find(|(known, _)| *known == token) {
-            Some((_, best)) => *best = best.max(logprob),
-            None => self.0.push((token, logprob)),
+        if self.0.iter().all(|(known, _)| *known != token) {
+            self.0.push((token, logprob));
         }
     }
 }
@@ -86,5 +85,19 @@ impl Serialize for PromptPosition {
             map.serialize_entry(id, entry)?;
         }
         map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_likelier_of_two_tokens_with_one_text_stays() {
+        let mut map = TopMap::default();
+        for (token, logprob) in [("a", -1.0), ("\u{fffd}", -2.0), ("\u{fffd}", -3.0), ("b", -4.0)] {
+            map.insert(token.to_owned(), logprob);
+        }
+        assert_eq!(serde_json::to_string(&map).unwrap(), "{\"a\":-1.0,\"\u{fffd}\":-2.0,\"b\":-4.0}");
     }
 }

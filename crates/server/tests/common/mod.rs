@@ -95,6 +95,8 @@ pub(crate) struct ScriptedModel {
     pub(crate) certainty: f32,
     pub(crate) max_model_len: usize,
     pub(crate) step_time: Duration,
+    /// Every step fails.
+    pub(crate) is_broken: bool,
     cache: Vec<u32>,
 }
 
@@ -106,6 +108,7 @@ impl ScriptedModel {
             certainty: 20.0,
             max_model_len: 2048,
             step_time: Duration::ZERO,
+            is_broken: false,
             cache: Vec::new(),
         }
     }
@@ -138,6 +141,9 @@ impl LanguageModel for ScriptedModel {
         if !self.step_time.is_zero() {
             std::thread::sleep(self.step_time);
         }
+        if self.is_broken {
+            return Err(cachalot_model::Error::Invalid("the model is broken".to_owned()));
+        }
         for (&slot, &id) in batch.slot_mapping.iter().zip(&batch.input_ids) {
             self.cache[slot as usize] = id;
         }
@@ -166,13 +172,14 @@ pub(crate) struct Setup {
     pub(crate) model: ScriptedModel,
     pub(crate) engine: EngineConfig,
     pub(crate) server: ServerConfig,
-    pub(crate) with_tokenizer: bool,
+    /// `None` is a checkpoint without a tokenizer.
+    pub(crate) files: Option<PromptFiles>,
 }
 
 impl Setup {
     pub(crate) fn new(model: ScriptedModel) -> Self {
         let engine = EngineConfig { kv_cache: KvCacheSize::Blocks(256), ..EngineConfig::default() };
-        Setup { model, engine, server: ServerConfig::default(), with_tokenizer: true }
+        Setup { model, engine, server: ServerConfig::default(), files: Some(prompt_files()) }
     }
 
     pub(crate) fn saying(text: &str) -> Self {
@@ -182,7 +189,7 @@ impl Setup {
     pub(crate) fn start(self) -> TestServer {
         let state = loading(self.server);
         let engine = Engine::start(Box::new(self.model), self.engine).unwrap();
-        let prompt = self.with_tokenizer.then(|| Arc::new(Prompt::open(&prompt_files(), None).unwrap()));
+        let prompt = self.files.map(|files| Arc::new(Prompt::open(&files, None).unwrap()));
         state.publish(Served {
             model_name: "tiny".to_owned(),
             engine: engine.clone(),
