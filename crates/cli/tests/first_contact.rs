@@ -258,6 +258,29 @@ fn generate_and_chat_write_text() {
 }
 
 #[test]
+fn an_interrupt_stops_the_answer_and_not_the_conversation() {
+    // At temperature 0 the embedded model does not come to an end before its context does.
+    let mut child = cachalot(&["chat", "--temperature", "0"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    let mut stdout = child.stdout.take().expect("piped");
+    stdin.write_all(b"Tell me a long story\n").expect("the binary reads");
+    let mut text = [0; 200];
+    stdout.read_exact(&mut text).expect("the greeting and the first words of the answer");
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-s", "INT", &pid]).status().expect("kill exists").success());
+    stdin.write_all(b"/nonsense\n/exit\n").expect("the binary reads");
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).expect("output is text");
+    assert!(child.wait().expect("the child is ours").success());
+    assert!(rest.contains("there is no command `/nonsense`"), "the conversation goes on: {rest}");
+    assert!(rest.len() < 4096, "the answer goes on for {} bytes", rest.len());
+}
+
+#[test]
 fn bench_prints_its_stable_keys() {
     let args =
         ["bench", "--prompt-tokens=32", "--generate-tokens=4", "--batch=2", "--repeat=2", "--threads=1", "--json"];
