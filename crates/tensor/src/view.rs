@@ -238,7 +238,7 @@ fn with_num_rows(shape: Shape, num_rows: usize) -> Shape {
 /// The bytes that the rows of `range` span.
 fn row_bytes(dtype: DType, shape: Shape, row_stride: usize, range: &Range<usize>) -> Range<usize> {
     assert!(range.start <= range.end && range.end <= shape.num_rows(), "rows {range:?} of {shape}");
-    if range.is_empty() {
+    if range.is_empty() || shape.row_len() == 0 {
         return 0..0;
     }
     let start = range.start * row_stride;
