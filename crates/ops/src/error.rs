@@ -45,6 +45,16 @@ pub enum Error {
         /// First value that is out of range.
         limit: usize,
     },
+    /// The rotated elements reach past the end of a head.
+    #[error("rope: `rotary_dim` is {rotary_dim} in `inv_freq`, at most {room} from `rotary_start` {rotary_start} on")]
+    Rotary {
+        /// Rotated elements.
+        rotary_dim: usize,
+        /// The first of them.
+        rotary_start: usize,
+        /// Elements from there to the end of the head.
+        room: usize,
+    },
     /// The combination is not implemented; `supported` lists what is.
     #[error("{op}: {got} is not supported; supported: {supported}")]
     Unsupported {

@@ -34,6 +34,8 @@ mod reference_util;
 mod rows;
 mod scratch;
 mod simd;
+#[cfg(test)]
+mod test_util;
 
 pub mod cache_write;
 pub mod embedding;

@@ -460,3 +460,123 @@ impl Kernel for Dot<'_> {
         with_stored!(self.row, row => dots(simd, [row], [self.x])[0][0])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cachalot_testkit::{Random, Tolerance, assert_close, assert_same_bits};
+
+    use super::*;
+
+    #[test]
+    fn e4m3_codes_decode_to_the_values_of_the_format() {
+        for (code, value) in [
+            (0x00, 0.0),
+            (0x01, 2f32.powi(-9)),
+            (0x07, 7.0 * 2f32.powi(-9)),
+            (0x08, 2f32.powi(-6)),
+            (0x38, 1.0),
+            (0x3c, 1.5),
+            (0x40, 2.0),
+            (0x77, 240.0),
+            (0x7e, 448.0),
+            (0xb8, -1.0),
+            (0xfe, -448.0),
+        ] {
+            assert_eq!(e4m3_to_f32(F8E4M3(code)), value, "code {code:#04x}");
+        }
+        assert!(e4m3_to_f32(F8E4M3(0x80)).is_sign_negative());
+        for code in 0..=255 {
+            assert_eq!(e4m3_to_f32(F8E4M3(code)).is_nan(), code == 0x7f || code == 0xff, "code {code:#04x}");
+        }
+    }
+
+    #[test]
+    fn e4m3_encodes_what_it_decodes() {
+        for code in (0..=255).filter(|code| code & 0x7f != 0x7f) {
+            assert_eq!(f32_to_e4m3(e4m3_to_f32(F8E4M3(code))), F8E4M3(code));
+        }
+    }
+
+    #[test]
+    fn e4m3_saturates() {
+        for (value, code) in [
+            (448.0, 0x7e),
+            (448.5, 0x7e),
+            (464.0, 0x7e),
+            (1e30, 0x7e),
+            (f32::INFINITY, 0x7e),
+            (-449.0, 0xfe),
+            (f32::NEG_INFINITY, 0xfe),
+            (f32::NAN, 0x7f),
+            (-f32::NAN, 0xff),
+        ] {
+            assert_eq!(f32_to_e4m3(value), F8E4M3(code), "{value}");
+        }
+    }
+
+    #[test]
+    fn e4m3_rounds_to_nearest_and_ties_to_even() {
+        for sign in [1.0, -1.0] {
+            for code in 0..0x7e_u8 {
+                let (low, high) = (e4m3_to_f32(F8E4M3(code)), e4m3_to_f32(F8E4M3(code + 1)));
+                let middle = (low + high) / 2.0;
+                let even = code + code % 2;
+                for (value, expected) in [(middle.next_down(), code), (middle, even), (middle.next_up(), code + 1)] {
+                    let expected = if sign < 0.0 { expected | 0x80 } else { expected };
+                    assert_eq!(f32_to_e4m3(sign * value), F8E4M3(expected), "{}", sign * value);
+                }
+            }
+        }
+    }
+
+    /// All dtypes, with the row's values widened one by one.
+    fn rows(len: usize, block: usize, check: impl Fn(&str, Row<'_>, &[f32])) {
+        let mut random = Random::new(len as u64);
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::F8E4M3] {
+            let matrix = random.matrix(dtype, [3, len], [2, block]);
+            for row in 0..3 {
+                let weights = crate::reference_util::dequantise("test", &matrix).expect("a float dtype");
+                let weights = weights.to_vec2::<f32>().expect("f32");
+                let rows = Rows::of_matrix("test", &matrix).expect("a float dtype");
+                check(&format!("{dtype}, {len} in blocks of {block}, row {row}"), rows.row(row), &weights[row]);
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_every_dtype_and_length() {
+        for (len, block) in
+            [(1, 128), (7, 4), (15, 16), (16, 16), (17, 5), (128, 128), (257, 128), (300, 100), (576, 128)]
+        {
+            let x = Random::new(9).values(len);
+            rows(len, block, |case, row, weights| {
+                let mut decoded = vec![f32::NAN; len];
+                row.decode(&mut decoded);
+                assert_same_bits(&decoded, weights, [len]);
+
+                let dot: f64 = x.iter().zip(weights).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+                let tolerance = Tolerance { abs: 1e-6, rel: 1e-6, cosine: 1.0 };
+                assert_close(&[row.dot(&x)], &[dot as f32], [1], tolerance);
+                assert_eq!(row.dot(&x).to_bits(), dots_of_decoded(&row, &decoded, &x).to_bits(), "{case}");
+
+                let (mut sum, mut expected) = (x.clone(), x.clone());
+                row.add_scaled_to(0.3, &mut sum);
+                expected.iter_mut().zip(weights).for_each(|(sum, w)| *sum += 0.3 * w);
+                assert_close(&sum, &expected, [len], Tolerance { abs: 1e-7, rel: 1e-6, cosine: 1e-12 });
+            });
+        }
+    }
+
+    fn dots_of_decoded(row: &Row<'_>, decoded: &[f32], x: &[f32]) -> f32 {
+        struct Dots<'a>(Decoded<'a>, &'a [f32]);
+        impl Kernel for Dots<'_> {
+            type Output = f32;
+            #[inline(always)]
+            fn run<S: Simd>(self, simd: S) -> f32 {
+                dots(simd, [self.0; 3], [self.1; 2])[2][1]
+            }
+        }
+        let block = with_stored!(row, row => row.block());
+        dispatch(Dots(Decoded { values: decoded, block }, x))
+    }
+}

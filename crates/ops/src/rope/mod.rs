@@ -47,7 +47,7 @@ pub struct Rope<'a> {
 ///
 /// # Errors
 /// [`Error::Shape`] names the dimension that disagrees, [`Error::Unsupported`] the argument of another dtype;
-/// [`Error::Range`] if the rotated elements reach past the head.
+/// [`Error::Rotary`] if the rotated elements reach past the head.
 ///
 /// # Source
 /// RoFormer (arXiv 2104.09864), section 3.2.2; compared with DeepSeek-V3.2-Exp `inference/model.py`, `apply_rotary_emb`.
@@ -58,10 +58,9 @@ pub fn rope(ctx: &Context, args: Rope<'_>) -> Result<()> {
     dims.bind_all("out", args.out.shape(), ["num_tokens", "num_heads", "head_dim"])?;
     dims.f32("x", args.x.dtype())?;
     dims.f32("out", args.out.dtype())?;
-    let rotary_end = args.rotary_start.saturating_add(2 * args.inv_freq.len());
-    if rotary_end > head_dim {
-        let (got, limit) = (rotary_end, head_dim + 1);
-        return Err(Error::Range { op: "rope", arg: "rotary_start + rotary_dim", index: 0, got, limit });
+    let (rotary_dim, room) = (2 * args.inv_freq.len(), head_dim.saturating_sub(args.rotary_start));
+    if rotary_dim > room || args.rotary_start > head_dim {
+        return Err(Error::Rotary { rotary_dim, rotary_start: args.rotary_start, room });
     }
     match ctx.device() {
         Device::Reference => reference::run(args),
