@@ -2,6 +2,7 @@
 //!
 //! Each command is a file in `command/`: its options as clap reads them, and a `run` that turns them into typed
 //! configuration, calls the libraries and prints. Results go to standard output, everything else to standard error.
+//! Signals and links are those of Unix; there is no other platform so far.
 
 #![forbid(unsafe_code)]
 

@@ -7,6 +7,7 @@ use cachalot_engine::{Event, FinishReason, Request, SamplingParams};
 use cachalot_prompt::{Delta, OutputMode, OutputOptions, OutputParser};
 
 use crate::args::SamplingArgs;
+use crate::hint::ResultExt;
 use crate::load::Loaded;
 
 /// What is to be continued.
@@ -48,7 +49,9 @@ impl Loaded {
         };
         let options = OutputOptions { mode: question.mode, ..OutputOptions::default() };
         let mut parser = OutputParser::new(prompt, question.reasoning_open, options);
-        let mut events = self.engine.submit(Request { prompt_ids: question.ids, sampling })?;
+        let request = Request { prompt_ids: question.ids, sampling };
+        let mut events =
+            self.engine.submit(request).hint("shorten the text, or see --max-model-len and --kv-cache-bytes")?;
         loop {
             match events.recv().await {
                 Some(Event::Token { id, .. }) => parser.push(id).iter().try_for_each(&mut write)?,

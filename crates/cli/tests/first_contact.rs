@@ -207,7 +207,7 @@ fn a_variable_is_as_good_as_an_option_and_the_option_wins() {
 }
 
 #[test]
-fn a_stop_while_loading_and_a_port_in_use() {
+fn an_address_that_cannot_be_had_is_explained() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = taken.local_addr().expect("bound").port();
     let message = fail(&["serve", "--port", &port.to_string()]);
@@ -216,6 +216,39 @@ fn a_stop_while_loading_and_a_port_in_use() {
 
     let message = fail(&["serve", "--host", "203.0.113.1", "--port", "0"]);
     assert!(message.contains("--host must be an address of this machine"), "{message}");
+}
+
+#[test]
+fn a_stop_while_the_model_is_loaded_is_orderly_too() {
+    let mut child = cachalot(&["serve", "--port", "0"]).stdout(Stdio::piped()).spawn().expect("the binary starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let first = lines.next().expect("the server listens").expect("output is text");
+    assert!(first.contains("listens on http://127.0.0.1:"), "{first}");
+    let address = first.split("http://").nth(1).and_then(|rest| rest.split(',').next()).expect("an address");
+    let mut server = Server { child, address: address.parse().expect("an address"), banner: first.clone() };
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_running_requests() {
+    let mut server = Server::start(&[]);
+    let body = json!({ "prompt": [5, 6, 7], "max_tokens": 4000, "ignore_eos": true, "stream": true }).to_string();
+    let mut stream = TcpStream::connect(server.address).expect("the server listens");
+    let length = body.len();
+    write!(
+        stream,
+        "POST /v1/completions HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .expect("the server reads");
+    let mut first = [0; 300];
+    stream.read_exact(&mut first).expect("the answer begins");
+
+    server.signal("TERM");
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(server.child.try_wait().expect("the child is ours").is_none(), "the request is still running");
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(130));
 }
 
 #[test]
@@ -374,6 +407,7 @@ fn wrong_usage_ends_with_status_2() {
     check(&["serve", "--release", "V9"], "V3.2-Speciale");
     check(&["serve", "--kv-cache-bytes", "many"], "`many` is not a size");
     check(&["serve", "--threads", "0"], "--threads");
+    check(&["serve", "--api-key", ""], "--api-key");
     check(&["generate", "--temperature", "3"], "3 is not between 0 and 2");
     check(&["generate", "--thinking"], "--chat");
     check(&["bench", "--generate-tokens", "1"], "1 is not in 2..");

@@ -36,7 +36,9 @@ pub(crate) fn run(args: PullArgs) -> anyhow::Result<()> {
     let cache = env::hub_cache()
         .ok_or_else(|| anyhow!("there is no home folder to download to"))
         .hint(format!("set {} to a folder that may be written", env::HF_HOME))?;
-    let pulled = Hub::new(args.endpoint.as_deref(), cache, args.token)?.pull(&args.model)?;
+    // A variable that is set to nothing means the same as one that is not set.
+    let given = |value: Option<String>| value.filter(|value| !value.is_empty());
+    let pulled = Hub::new(given(args.endpoint).as_deref(), cache, given(args.token))?.pull(&args.model)?;
     writeln!(
         io::stdout(),
         "{}: {} files, {} of them already here, {} downloaded\n{}",

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use cachalot_server::{AllowedOrigins, AppState, Served, ServerConfig, install_metrics};
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -45,6 +46,7 @@ pub(crate) struct ServeArgs {
         hide_env_values = true,
         value_name = "KEY",
         value_delimiter = ',',
+        value_parser = NonEmptyStringValueParser::new(),
         help_heading = "Server"
     )]
     api_key: Vec<String>,
@@ -89,7 +91,7 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
     if !address.ip().is_loopback() && args.api_key.is_empty() {
         tracing::warn!("everyone who can reach {address} can use this server: there is no --api-key");
     }
-    say(&format!("cachalot {} listens on http://{address}, loading {}\n", env!("CARGO_PKG_VERSION"), model.source))?;
+    say(&format!("cachalot {} listens on http://{address}, loading {}\n", env!("CARGO_PKG_VERSION"), model.source));
 
     let state = AppState::loading(server_config(args)?, install_metrics()?);
     let (end, ended) = oneshot::channel::<()>();
@@ -113,7 +115,7 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
                 prompt: loaded.prompt,
                 eos_token_ids: loaded.eos_token_ids,
             });
-            say(&format!("{banner}{:<10}http://{address}/v1\n", "ready"))?;
+            say(&format!("{banner}{:<10}http://{address}/v1\n", "ready"));
             false
         }
         () = stop.requested() => true,
@@ -133,11 +135,12 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
     Ok(())
 }
 
-/// Writes to standard output at once, also into a pipe.
-fn say(text: &str) -> io::Result<()> {
+/// Writes to standard output at once, also into a pipe. A server goes on if nobody reads it.
+fn say(text: &str) {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        tracing::debug!("cannot write to standard output: {error}");
+    }
 }
 
 async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {

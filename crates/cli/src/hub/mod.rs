@@ -293,22 +293,15 @@ fn blob_path(local: &CacheRepo, tag: &str) -> anyhow::Result<PathBuf> {
     Ok(local.blob_path(tag))
 }
 
-/// Makes `snapshots/COMMIT/NAME` point to `blobs/TAG`, as all tools of the hub do; a hard link where links need rights.
+/// Makes `snapshots/COMMIT/NAME` point to `blobs/TAG`, as all tools of the hub do.
 fn link(blob: &Path, pointer: &Path) -> io::Result<()> {
     fs::create_dir_all(pointer.parent().expect("a pointer is in a folder"))?;
     match fs::remove_file(pointer) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    #[cfg(unix)]
-    {
-        let tag = blob.file_name().expect("a blob has a name");
-        std::os::unix::fs::symlink(Path::new("../../blobs").join(tag), pointer)
-    }
-    #[cfg(not(unix))]
-    {
-        fs::hard_link(blob, pointer)
-    }
+    let tag = blob.file_name().expect("a blob has a name");
+    std::os::unix::fs::symlink(Path::new("../../blobs").join(tag), pointer)
 }
 
 /// Hashes a file the way its tag was made: SHA-256 of large files, git's SHA-1 of small ones. Other tags, which mirrors may
