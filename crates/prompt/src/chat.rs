@@ -103,8 +103,7 @@ pub struct Chat {
     /// Whether the model should think first. Releases that always or never think ignore it: see
     /// [`Prompt::supports_thinking`](crate::Prompt::supports_thinking).
     pub thinking: bool,
-    /// Extra variables for the checkpoint's chat template. `thinking` and `enable_thinking` in it are ignored in favour
-    /// of the field above, so that there is one truth; see
-    /// [`Prompt::wants_thinking`](crate::Prompt::wants_thinking).
+    /// Extra variables for the checkpoint's chat template. `thinking` and `enable_thinking` among them are ignored in
+    /// favour of the field above, so that there is one truth: whoever reads the request settles it.
     pub template_kwargs: Map<String, Value>,
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use crate::detokenizer::Detokenizer;
 use crate::prompt::Prompt;
 use crate::stop::StopStrings;
-use crate::tokenizer::Tokenizer;
 
 /// Text that became certain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +45,6 @@ pub struct OutputOptions {
 /// The newlines with which R1's family sets its tags apart are part of the format and dropped: after `<think>`, before
 /// and after `</think>`.
 pub struct OutputParser {
-    tokenizer: Arc<Tokenizer>,
     detokenizer: Detokenizer,
     stop: StopStrings,
     think_open: Option<u32>,
@@ -83,7 +81,6 @@ impl OutputParser {
             (true, true) => State::Reasoning,
         };
         Self {
-            tokenizer: Arc::clone(tokenizer),
             detokenizer: Detokenizer::new(Arc::clone(tokenizer)),
             stop: StopStrings::new(options.stop),
             think_open: tokenizer.id_of("<think>").filter(|_| chat),
@@ -153,11 +150,6 @@ impl OutputParser {
     /// The number of tokens of reasoning so far, without the tags.
     pub fn reasoning_tokens(&self) -> usize {
         self.reasoning_tokens
-    }
-
-    /// The tokenizer that the ids belong to.
-    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
-        &self.tokenizer
     }
 
     /// Goes on behind a think tag, of which the text that was held is a part.

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
 use crate::chat::{Chat, Message, Role};
 use crate::encoding::{self, ASSISTANT, BOS, EOS, THINK_CLOSE, THINK_OPEN, USER};
 use crate::error::{Error, Result};
@@ -176,16 +174,6 @@ impl Prompt {
             ThinkingPolicy::Always => thinking,
             ThinkingPolicy::Switch => true,
         }
-    }
-
-    /// What a request asks for: its explicit switch, else `thinking` or `enable_thinking` among the template variables,
-    /// else the release's default. This is what belongs into [`Chat::thinking`].
-    pub fn wants_thinking(&self, explicit: Option<bool>, template_kwargs: &Map<String, Value>) -> bool {
-        let variable = |name| template_kwargs.get(name).and_then(Value::as_bool);
-        explicit
-            .or_else(|| variable("thinking"))
-            .or_else(|| variable("enable_thinking"))
-            .unwrap_or_else(|| self.thinks_by_default())
     }
 
     /// Encodes a conversation, up to the point where the model goes on.

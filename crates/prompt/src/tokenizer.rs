@@ -6,7 +6,6 @@
 //! so text is made from bytes here and the library's decoders are not used.
 
 use std::collections::HashMap;
-use std::str::FromStr;
 
 use serde::Deserialize;
 use tokenizers::{
@@ -159,14 +158,6 @@ impl Tokenizer {
     /// The highest id and one more. The model may have more rows than this, never fewer.
     pub fn vocab_size(&self) -> usize {
         self.starts.len() - 1
-    }
-}
-
-impl FromStr for Tokenizer {
-    type Err = Error;
-
-    fn from_str(json: &str) -> Result<Self> {
-        Self::from_bytes(json.as_bytes())
     }
 }
 

@@ -596,6 +596,16 @@ fn a_message_to_be_continued() {
     ]);
 }
 
+/// Only a tag that the encoding wrote is taken back, not one that was typed.
+#[test]
+fn a_typed_tag_before_a_message_to_be_continued() {
+    let request = json!({"messages": [
+        said("system", "x<think>"), {"role": "assistant", "content": "be", "prefix": true}]});
+    let rendered = toy_prompt(V3_1).render(&chat(&request, true)).unwrap();
+    assert_eq!(rendered.text, "<｜begin▁of▁sentence｜>x<think>be");
+    assert!(!rendered.reasoning_open);
+}
+
 #[test]
 fn what_cannot_be_encoded() {
     let cases = [
