@@ -26,14 +26,14 @@ pub enum Error {
         got: DType,
     },
     /// A matrix and its block scales do not fit together.
-    #[error("block scales are {got}, expected {expected} for a weight of {weight} in blocks of {block:?}")]
+    #[error("block scales are {got}, expected {expected:?} for a weight of {weight:?} in blocks of {block:?}")]
     Scales {
-        /// Shape of the weight.
-        weight: Shape,
+        /// Rows and columns of the weight.
+        weight: [usize; 2],
         /// Rows and columns of one block.
         block: [usize; 2],
-        /// Shape that the scales need.
-        expected: Shape,
+        /// Rows and columns that the scales need.
+        expected: [usize; 2],
         /// Shape that the scales have.
         got: Shape,
     },

@@ -1,6 +1,6 @@
 //! Weights of linear layers.
 
-use crate::{DType, Error, Result, Shape, Tensor};
+use crate::{DType, Error, Result, Tensor};
 
 /// The scales of an FP8 weight: the value of element `(r, c)` is `values[r][c] * scales[r / block[0]][c / block[1]]`.
 ///
@@ -30,9 +30,9 @@ impl Matrix {
             return Err(Error::NotAMatrix(values.shape()));
         };
         if let Some(BlockScales { scales, block }) = &scales {
-            let expected = Shape::new(&[rows.div_ceil(block[0]), cols.div_ceil(block[1])]);
-            if scales.shape() != expected {
-                return Err(Error::Scales { weight: values.shape(), block: *block, expected, got: scales.shape() });
+            let expected = [rows.div_ceil(block[0]), cols.div_ceil(block[1])];
+            if scales.shape().dims() != expected {
+                return Err(Error::Scales { weight: [rows, cols], block: *block, expected, got: scales.shape() });
             }
             if scales.dtype() != DType::F32 {
                 return Err(Error::DType { expected: DType::F32, got: scales.dtype() });
