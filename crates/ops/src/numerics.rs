@@ -62,7 +62,7 @@ pub fn f32_to_e4m3(value: f32) -> F8E4M3 {
     F8E4M3(sign | code)
 }
 
-/// A piece of one row of a weight or a cache, as stored.
+/// One row of floats as stored: of an embedding table, an activation, the weight of a norm.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Row<'a> {
     /// f32.
@@ -71,8 +71,6 @@ pub(crate) enum Row<'a> {
     F16(&'a [f16]),
     /// bf16.
     BF16(&'a [bf16]),
-    /// FP8 with scales.
-    F8(F8Row<'a>),
 }
 
 /// A piece of one row of an FP8 matrix: element `i` is `values[i] * scales[i / block]`. It starts at a block boundary.
@@ -122,7 +120,6 @@ impl<'a> Row<'a> {
             Row::F32(values) => values.len(),
             Row::F16(values) => values.len(),
             Row::BF16(values) => values.len(),
-            Row::F8(row) => row.values.len(),
         }
     }
 
@@ -133,15 +130,6 @@ impl<'a> Row<'a> {
     pub(crate) fn decode(&self, out: &mut [f32]) {
         assert_eq!(self.len(), out.len(), "lengths of a row and of its decoded form");
         dispatch(Decode { row: *self, out });
-    }
-
-    /// `out[i] += factor * row[i]`, each element with one rounding where the processor has FMA.
-    ///
-    /// # Panics
-    /// If the lengths differ.
-    pub(crate) fn add_scaled_to(&self, factor: f32, out: &mut [f32]) {
-        assert_eq!(self.len(), out.len(), "lengths of a row and of the sum");
-        dispatch(AddScaled { row: *self, factor, out });
     }
 
     /// `Σ_i x[i] * row[i]`.
@@ -222,19 +210,6 @@ impl<'a> Rows<'a> {
                 got: format!("a {dtype} weight with{} block scales", if scales.is_some() { "" } else { "out" }),
                 supported: "F32, F16, BF16 without and F8_E4M3 with block scales",
             }),
-        }
-    }
-
-    /// Row `row`.
-    ///
-    /// # Panics
-    /// If there is no such row.
-    pub(crate) fn row(&self, row: usize) -> Row<'a> {
-        match *self {
-            Rows::F32(values, cols) => Row::F32(&values[row * cols..(row + 1) * cols]),
-            Rows::F16(values, cols) => Row::F16(&values[row * cols..(row + 1) * cols]),
-            Rows::BF16(values, cols) => Row::BF16(&values[row * cols..(row + 1) * cols]),
-            Rows::F8(rows) => Row::F8(rows.row(row)),
         }
     }
 }
@@ -409,7 +384,6 @@ macro_rules! with_stored {
             Row::F32($stored) => $result,
             Row::F16($stored) => $result,
             Row::BF16($stored) => $result,
-            Row::F8($stored) => $result,
         }
     };
 }
@@ -425,25 +399,6 @@ impl Kernel for Decode<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         with_stored!(self.row, row => decode(simd, row, self.out));
-    }
-}
-
-struct AddScaled<'a> {
-    row: Row<'a>,
-    factor: f32,
-    out: &'a mut [f32],
-}
-
-impl Kernel for AddScaled<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let (factor, out) = (simd.splat(self.factor), self.out);
-        with_stored!(self.row, row => for_each_vector(simd, row, |start, end, values| {
-            let sum = Stored::load(&*out, simd, start, end, factor);
-            store(simd, simd.mul_add(factor, values, sum), &mut out[start..end]);
-        }));
     }
 }
 
@@ -529,54 +484,51 @@ mod tests {
         }
     }
 
-    /// All dtypes, with the row's values widened one by one.
-    fn rows(len: usize, block: usize, check: impl Fn(&str, Row<'_>, &[f32])) {
-        let mut random = Random::new(len as u64);
-        for dtype in [DType::F32, DType::F16, DType::BF16, DType::F8E4M3] {
-            let matrix = random.matrix(dtype, [3, len], [2, block]);
-            for row in 0..3 {
-                let weights = crate::reference_util::dequantise("test", &matrix).expect("a float dtype");
-                let weights = weights.to_vec2::<f32>().expect("f32");
-                let rows = Rows::of_matrix("test", &matrix).expect("a float dtype");
-                check(&format!("{dtype}, {len} in blocks of {block}, row {row}"), rows.row(row), &weights[row]);
-            }
-        }
-    }
-
     #[test]
     fn rows_of_every_dtype_and_length() {
-        for (len, block) in
-            [(1, 128), (7, 4), (15, 16), (16, 16), (17, 5), (128, 128), (257, 128), (300, 100), (576, 128)]
-        {
-            let x = Random::new(9).values(len);
-            rows(len, block, |case, row, weights| {
-                let mut decoded = vec![f32::NAN; len];
-                row.decode(&mut decoded);
-                assert_same_bits(&decoded, weights, [len]);
-
-                let dot: f64 = x.iter().zip(weights).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
-                let tolerance = Tolerance { abs: 1e-6, rel: 1e-6, cosine: 1.0 };
-                assert_close(&[row.dot(&x)], &[dot as f32], [1], tolerance);
-                assert_eq!(row.dot(&x).to_bits(), dots_of_decoded(&row, &decoded, &x).to_bits(), "{case}");
-
-                let (mut sum, mut expected) = (x.clone(), x.clone());
-                row.add_scaled_to(0.3, &mut sum);
-                expected.iter_mut().zip(weights).for_each(|(sum, w)| *sum += 0.3 * w);
-                assert_close(&sum, &expected, [len], Tolerance { abs: 1e-7, rel: 1e-6, cosine: 1e-12 });
-            });
+        let cases = [(1, 128), (7, 4), (15, 16), (16, 16), (17, 5), (128, 128), (257, 128), (300, 100), (576, 128)];
+        for (len, block) in cases {
+            let mut random = Random::new(len as u64);
+            for dtype in [DType::F32, DType::F16, DType::BF16, DType::F8E4M3] {
+                let matrix = random.matrix(dtype, [3, len], [2, block]);
+                let weights = crate::reference_util::dequantise("test", &matrix).expect("a float dtype");
+                for (row, weights) in weights.to_vec2::<f32>().expect("f32").iter().enumerate() {
+                    let range = row * len..(row + 1) * len;
+                    match Rows::of_matrix("test", &matrix).expect("a float dtype") {
+                        Rows::F32(values, _) => check_row(&values[range], weights),
+                        Rows::F16(values, _) => check_row(&values[range], weights),
+                        Rows::BF16(values, _) => check_row(&values[range], weights),
+                        Rows::F8(rows) => check_row(rows.row(row), weights),
+                    }
+                }
+            }
         }
     }
 
-    fn dots_of_decoded(row: &Row<'_>, decoded: &[f32], x: &[f32]) -> f32 {
-        struct Dots<'a>(Decoded<'a>, &'a [f32]);
-        impl Kernel for Dots<'_> {
-            type Output = f32;
+    /// Decodes the row, and multiplies it as stored and as decoded.
+    fn check_row<W: Stored>(row: W, weights: &[f32]) {
+        struct Run<'a, W>(W, &'a [f32], &'a mut [f32]);
+        impl<W: Stored> Kernel for Run<'_, W> {
+            type Output = [f32; 3];
             #[inline(always)]
-            fn run<S: Simd>(self, simd: S) -> f32 {
-                dots(simd, [self.0; 3], [self.1; 2])[2][1]
+            fn run<S: Simd>(self, simd: S) -> [f32; 3] {
+                let Run(row, x, decoded) = self;
+                decode(simd, row, decoded);
+                let of_decoded = Decoded { values: decoded, block: row.block() };
+                [
+                    dots(simd, [row], [x])[0][0],
+                    dots(simd, [row; 4], [x; 4])[3][3],
+                    dots(simd, [of_decoded; 3], [x; 2])[2][1],
+                ]
             }
         }
-        let block = with_stored!(row, row => row.block());
-        dispatch(Dots(Decoded { values: decoded, block }, x))
+        let len = weights.len();
+        let x = Random::new(9).values(len);
+        let mut decoded = vec![f32::NAN; len];
+        let products = dispatch(Run(row, &x, &mut decoded));
+        assert_same_bits(&decoded, weights, [len]);
+        assert_same_bits(&products, &[products[0]; 3], [3]);
+        let exact: f64 = x.iter().zip(weights).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+        assert_close(&products[..1], &[exact as f32], [1], Tolerance { abs: 1e-6, rel: 1e-6, cosine: 1.0 });
     }
 }

@@ -8,7 +8,7 @@ use crate::rows::f32_row;
 
 pub(super) fn run(args: CacheWrite<'_>) {
     match args.cache.dtype() {
-        DType::BF16 => write(args, |value| bf16::from_f32(value)),
+        DType::BF16 => write(args, bf16::from_f32),
         _ => write(args, |value: f32| value),
     }
 }

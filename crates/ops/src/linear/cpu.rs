@@ -164,7 +164,5 @@ fn put_each<const R: usize, const T: usize>(
     products: &[[f32; T]; R],
     put: &mut dyn FnMut(usize, usize, &[f32]),
 ) {
-    for t in 0..T {
-        put(token + t, row, &std::array::from_fn::<_, R, _>(|r| products[r][t]));
-    }
+    (0..T).for_each(|t| put(token + t, row, &products.map(|of_row| of_row[t])));
 }

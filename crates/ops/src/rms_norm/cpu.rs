@@ -19,7 +19,7 @@ pub(super) fn run(ctx: &Context, args: RmsNorm<'_>) {
     }
 }
 
-fn norm(ctx: &Context, x: View<'_>, weight: View<'_>, eps: f32, out: cachalot_tensor::ViewMut<'_>) {
+fn norm(ctx: &Context, x: View<'_>, weight: View<'_>, eps: f32, out: ViewMut<'_>) {
     let weight = Row::of_vector(&weight);
     for_each_row(ctx, out, |token, out| {
         let x = f32_row(&x, token);
