@@ -31,7 +31,7 @@ pub(crate) struct Args {
 #[command(next_help_heading = "Model")]
 pub(crate) struct ModelArgs {
     /// A folder, the id of a downloaded model, or nothing for the embedded model
-    #[arg(value_name = "MODEL", env = env::MODEL)]
+    #[arg(value_name = "MODEL", env = env::MODEL, help_heading = clap::builder::Resettable::Reset)]
     pub(crate) model: Option<String>,
     /// Where to compute: cpu, or reference, which is slow and exact in f32
     #[arg(long, env = env::DEVICE, value_name = "DEVICE", default_value = "cpu")]
