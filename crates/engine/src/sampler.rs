@@ -352,7 +352,8 @@ mod tests {
             },
         ];
         for sampling in cases {
-            check(&logits, &sampling, &[1, 1, 4], &[0, 3, 0, 8, 0]);
+            // Among them tokens of negative logits, and one that is in both.
+            check(&logits, &sampling, &[1, 1, 4, 9, 0], &[0, 3, 0, 8, 2]);
         }
     }
 

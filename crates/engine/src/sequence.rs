@@ -165,7 +165,7 @@ impl Sequence {
     }
 
     fn end(&mut self, event: Event) {
-        debug_assert!(!self.has_ended, "a sequence ends once");
+        assert!(!self.has_ended, "a sequence ends once");
         self.has_ended = true;
         self.pending.push(event);
     }

@@ -1,5 +1,6 @@
 //! A model that fails, a reader that leaves, an engine that ends: every accepted request ends exactly once.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cachalot_engine::{Engine, EngineConfig, EngineHandle, Event, KvCacheSize, NoopModel, SubmitError};
@@ -135,7 +136,7 @@ fn a_second_shutdown_can_hurry_the_first() {
     let mut stream = handle.submit(greedy(&[1], 90_000)).unwrap();
     let other = handle.clone();
     let patient = std::thread::spawn(move || other.shutdown(Duration::from_secs(3600)));
-    while handle.submit(greedy(&[1], 1)).is_ok() {}
+    while handle.submit(greedy(&[1], 1)).err() != Some(SubmitError::ShuttingDown) {}
     handle.shutdown(Duration::ZERO);
     patient.join().unwrap();
     while let Some(event) = stream.blocking_recv() {
@@ -145,14 +146,20 @@ fn a_second_shutdown_can_hurry_the_first() {
 
 #[test]
 fn without_handles_the_engine_finishes_and_ends() {
-    let handle = noop(Duration::ZERO, small());
-    let mut stream = handle.submit(greedy(&[1], 500)).unwrap();
+    let (model, owned_by_model) = PagedModel::counting().keep_batches();
+    let handle = Engine::start(Box::new(model), small()).unwrap();
+    let mut stream = handle.submit(greedy(&[1], 200)).unwrap();
     drop(handle);
     let mut num_tokens = 0;
     while let Some(Event::Token { .. }) = stream.blocking_recv() {
         num_tokens += 1;
     }
-    assert_eq!(num_tokens, 500);
+    assert_eq!(num_tokens, 200);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while Arc::strong_count(&owned_by_model) > 1 {
+        assert!(Instant::now() < deadline, "the engine and its model are still there");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]

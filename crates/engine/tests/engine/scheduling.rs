@@ -1,6 +1,8 @@
 //! Who is computed when, and in which blocks.
 
-use cachalot_engine::{EngineConfig, Event, KvCacheSize, Request, SamplingParams};
+use std::time::Duration;
+
+use cachalot_engine::{EngineConfig, Event, KvCacheSize, NoopModel, Request, SamplingParams};
 use cachalot_model::Batch;
 
 use crate::models::PagedModel;
@@ -130,6 +132,27 @@ fn the_latest_arrival_is_preempted_and_resumes_unnoticed() {
     let events = [ready(&mut a), ready(&mut b)];
     assert_eq!(events.each_ref().map(|events| token_ids(events)), [count_from(2), count_from(10)]);
     assert!(events.iter().all(|events| events.len() == 61));
+}
+
+#[test]
+fn admission_leaves_room_to_grow() {
+    // 200 blocks, of which 2 are kept free when there are others.
+    let check = |num_blocks: [usize; 2], num_running: usize| {
+        let model = NoopModel { vocab_size: 10, max_model_len: 100_000, token_id: 7, step_time: Duration::ZERO };
+        let config = EngineConfig { kv_cache: KvCacheSize::Blocks(200), max_model_len: None, ..small() };
+        let (mut engine, handle) = engine(model, EngineConfig { max_num_batched_tokens: 20_000, ..config });
+        let streams = num_blocks.map(|num_blocks| handle.submit(greedy(&vec![1; num_blocks * 64 - 1], 1)).unwrap());
+        engine.step();
+        // All have ended after one step, so what ran is seen in what was computed.
+        let num_blocks_run: usize = num_blocks[..num_running].iter().sum();
+        let expected = (num_blocks_run * 64 - num_running) as u64;
+        assert_eq!(handle.stats().num_prompt_tokens, expected, "{num_blocks:?}");
+        run(&mut engine);
+        assert!(streams.into_iter().all(|mut stream| ready(&mut stream).len() == 2));
+    };
+    check([100, 98], 2);
+    check([100, 99], 1);
+    check([200, 1], 1);
 }
 
 #[test]
