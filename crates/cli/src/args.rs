@@ -51,9 +51,9 @@ pub(crate) struct ModelArgs {
     /// Memory for the KV cache, such as 4GiB [default: what all sequences need, up to a quarter of the free memory]
     #[arg(long, env = env::KV_CACHE_BYTES, value_name = "SIZE")]
     pub(crate) kv_cache_bytes: Option<ByteSize>,
-    /// Numbers in the KV cache [default: bf16 on cpu, f32 on reference]
-    #[arg(long, env = env::KV_CACHE_DTYPE, value_name = "DTYPE")]
-    pub(crate) kv_cache_dtype: Option<KvCacheDtype>,
+    /// Numbers in the KV cache; bf16 takes half the memory, and its rounding can turn near-ties in routing
+    #[arg(long, env = env::KV_CACHE_DTYPE, value_name = "DTYPE", default_value = "f32")]
+    pub(crate) kv_cache_dtype: KvCacheDtype,
 }
 
 /// Numbers in the KV cache.

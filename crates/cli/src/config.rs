@@ -46,9 +46,9 @@ impl ModelConfig {
     /// # Errors
     /// If the model cannot be found.
     pub(crate) fn new(args: &ModelArgs, max_num_seqs: usize, max_waiting: usize) -> anyhow::Result<Self> {
-        let kv_cache_dtype = match (args.kv_cache_dtype, args.device) {
-            (Some(KvCacheDtype::Bf16), _) | (None, Device::Cpu) => DType::BF16,
-            (Some(KvCacheDtype::F32), _) | (None, Device::Reference) => DType::F32,
+        let kv_cache_dtype = match args.kv_cache_dtype {
+            KvCacheDtype::Bf16 => DType::BF16,
+            KvCacheDtype::F32 => DType::F32,
         };
         Ok(ModelConfig {
             source: ModelSource::find(args.model.as_deref())?,
