@@ -73,24 +73,29 @@ pub(crate) struct SamplingArgs {
     #[arg(long, env = env::MAX_TOKENS, value_name = "N")]
     pub(crate) max_tokens: Option<u32>,
     /// Randomness; 0 takes the likeliest token every time [default: the model's recommendation]
-    #[arg(long, env = env::TEMPERATURE, value_name = "T", value_parser = in_range::<0, 2>)]
+    #[arg(long, env = env::TEMPERATURE, value_name = "T", value_parser = temperature)]
     pub(crate) temperature: Option<f32>,
     /// Choose among the likeliest tokens that together have this probability [default: the model's recommendation]
-    #[arg(long, env = env::TOP_P, value_name = "P", value_parser = in_range::<0, 1>)]
+    #[arg(long, env = env::TOP_P, value_name = "P", value_parser = probability)]
     pub(crate) top_p: Option<f32>,
     /// Seed of the random choices; the same seed gives the same text [default: another one each time]
     #[arg(long, env = env::SEED, value_name = "N")]
     pub(crate) seed: Option<u64>,
 }
 
-/// A finite number between two whole ones.
-fn in_range<const MIN: i32, const MAX: i32>(text: &str) -> Result<f32, String> {
-    let number: f32 = text.parse().map_err(|_| format!("`{text}` is not a number"))?;
-    if (MIN as f32..=MAX as f32).contains(&number) {
-        Ok(number)
-    } else {
-        Err(format!("{number} is not between {MIN} and {MAX}"))
-    }
+fn temperature(text: &str) -> Result<f32, String> {
+    number(text)
+        .filter(|number| (0.0..=2.0).contains(number))
+        .ok_or_else(|| format!("`{text}` is not a number from 0 to 2"))
+}
+
+fn probability(text: &str) -> Result<f32, String> {
+    let number = number(text).filter(|&number| number > 0.0 && number <= 1.0);
+    number.ok_or_else(|| format!("`{text}` is not a number over 0 and up to 1"))
+}
+
+fn number(text: &str) -> Option<f32> {
+    text.parse().ok()
 }
 
 #[cfg(test)]

@@ -408,7 +408,9 @@ fn wrong_usage_ends_with_status_2() {
     check(&["serve", "--kv-cache-bytes", "many"], "`many` is not a size");
     check(&["serve", "--threads", "0"], "--threads");
     check(&["serve", "--api-key", ""], "--api-key");
-    check(&["generate", "--temperature", "3"], "3 is not between 0 and 2");
+    check(&["generate", "--temperature", "3"], "`3` is not a number from 0 to 2");
+    check(&["generate", "--temperature", "NaN"], "`NaN` is not a number from 0 to 2");
+    check(&["generate", "--top-p", "0"], "`0` is not a number over 0 and up to 1");
     check(&["generate", "--thinking"], "--chat");
     check(&["bench", "--generate-tokens", "1"], "1 is not in 2..");
     check(&["pull", "nonsense"], "`nonsense` is not a hub id");
