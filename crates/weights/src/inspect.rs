@@ -96,6 +96,10 @@ pub struct DTypeStorage {
 /// Bytes that one token takes in the caches of all layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct KvCache {
+    /// In F32, what `serve` takes unless told otherwise.
+    pub f32_bytes_per_token: u64,
+    /// The same with the MTP layers' caches.
+    pub f32_bytes_per_token_with_mtp: u64,
     /// In BF16: latent, and indexer keys where there is an indexer; or keys and values.
     pub bf16_bytes_per_token: u64,
     /// The same with the MTP layers' caches.
@@ -113,7 +117,7 @@ pub struct Plan {
     pub context_tokens: u64,
     /// Bytes of the weights.
     pub weight_bytes: u64,
-    /// Bytes of the BF16 cache for `context_tokens`, with the MTP layers' caches.
+    /// Bytes of the F32 cache for `context_tokens`. The MTP layers' caches are not in it: nothing fills them yet.
     pub kv_cache_bytes: u64,
     /// Both together.
     pub needed_bytes: u64,
@@ -202,7 +206,7 @@ impl Report {
     /// loaded.
     pub fn plan(mut self, context_tokens: u64, available_bytes: Option<u64>) -> Self {
         let weight_bytes = self.weight_bytes;
-        let bytes_per_token = self.kv_cache.bf16_bytes_per_token_with_mtp;
+        let bytes_per_token = self.kv_cache.f32_bytes_per_token;
         let kv_cache_bytes = context_tokens.saturating_mul(bytes_per_token);
         let max_context_tokens = available_bytes.map(|bytes| bytes.saturating_sub(weight_bytes) / bytes_per_token);
         let needed_bytes = weight_bytes.saturating_add(kv_cache_bytes);
@@ -270,6 +274,8 @@ fn kv_cache(config: &Config, has_mtp: bool) -> KvCache {
     };
     let total = |per_layer: usize, layers: usize| (per_layer * layers) as u64;
     KvCache {
+        f32_bytes_per_token: total(2 * bf16, num_layers),
+        f32_bytes_per_token_with_mtp: total(2 * bf16, num_layers + num_mtp_layers),
         bf16_bytes_per_token: total(bf16, num_layers),
         bf16_bytes_per_token_with_mtp: total(bf16, num_layers + num_mtp_layers),
         fp8_bytes_per_token: fp8.map(|fp8| total(fp8, num_layers)),
@@ -411,6 +417,7 @@ impl fmt::Display for Report {
         let row = |f: &mut fmt::Formatter<'_>, name: &str, main: u64, mtp: u64| {
             writeln!(f, "{}", format!("  {name:<18}{:>20}{:>28}", grouped(main), with_mtp(mtp)).trim_end())
         };
+        row(f, "F32", kv.f32_bytes_per_token, kv.f32_bytes_per_token_with_mtp)?;
         row(f, "BF16", kv.bf16_bytes_per_token, kv.bf16_bytes_per_token_with_mtp)?;
         if let (Some(main), Some(mtp)) = (kv.fp8_bytes_per_token, kv.fp8_bytes_per_token_with_mtp) {
             row(f, "FP8 records", main, mtp)?;
@@ -433,7 +440,7 @@ impl fmt::Display for Plan {
             writeln!(f, "  {name:<18}{:>20}{:>16}", grouped(bytes), format!("{gib:.1} GiB"))
         };
         row(f, "weights", self.weight_bytes)?;
-        row(f, "KV cache, BF16", self.kv_cache_bytes)?;
+        row(f, "KV cache, F32", self.kv_cache_bytes)?;
         row(f, "needed", self.needed_bytes)?;
         let (Some(available), Some(max_context)) = (self.available_bytes, self.max_context_tokens) else {
             return Ok(());

@@ -20,6 +20,7 @@ fn published_models_have_the_published_figures() {
         assert_eq!(report.active_parameters, active);
         assert_eq!(report.mtp_active_parameters, mtp_active);
         let cache = report.kv_cache;
+        assert_eq!(cache.f32_bytes_per_token, 2 * cache.bf16_bytes_per_token);
         let bf16 = [cache.bf16_bytes_per_token, cache.bf16_bytes_per_token_with_mtp];
         let fp8 = [cache.fp8_bytes_per_token, cache.fp8_bytes_per_token_with_mtp].map(|bytes| bytes.unwrap_or(0));
         assert_eq!([bf16[0], bf16[1], fp8[0], fp8[1]], kv);
@@ -83,16 +84,16 @@ fn a_plan_compares_with_what_is_free() {
         assert!(text.contains(words), "\"{words}\" is not in:\n{text}");
     };
     let weights = 688_574_839_360;
-    check(Some(weights + 1000 * 71_424), "this machine has room for 1,000 tokens of context");
+    check(Some(weights + 1000 * 140_544), "this machine has room for 1,000 tokens of context");
     check(
-        Some(weights + 1000 * 71_424 - 1),
+        Some(weights + 1000 * 140_544 - 1),
         "too much for this machine: next to the weights it has room for 999 tokens",
     );
     check(Some(weights), "the weights alone are too much for this machine");
-    check(None, "needed                 688,646,263,360       641.4 GiB\n");
+    check(None, "needed                 688,715,383,360       641.4 GiB\n");
     assert_eq!(report(&published::v3()).plan(u64::MAX, None).plan.unwrap().needed_bytes, u64::MAX);
     let plan = report(&published::v3()).plan(1000, None).plan.unwrap();
-    assert_eq!((plan.needed_bytes, plan.max_context_tokens), (weights + 1000 * 71_424, None));
+    assert_eq!((plan.needed_bytes, plan.max_context_tokens), (weights + 1000 * 140_544, None));
 }
 
 #[test]
