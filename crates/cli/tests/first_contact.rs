@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use cachalot_testkit::golden::{self, Golden};
 use cachalot_testkit::{TinyCheckpoint, qwen3_config, v32_config};
 use serde_json::{Value, json};
 
@@ -429,4 +430,52 @@ fn a_model_without_a_tokenizer_serves_token_ids() {
 
     let message = fail(&["generate", path, "--prompt", "text"]);
     assert!(message.contains("has no tokenizer.json, so it cannot read or write text"), "{message}");
+}
+
+/// The whole way, with default options: what transformers computed in f32 comes back over HTTP, within 1e-3 of its top five
+/// log-probabilities on the reference device and 0.05 on the Cpu, and its greedy tokens wherever their margin is larger.
+#[test]
+fn served_golden_checkpoints_give_the_golden_values() {
+    for (device, tolerance) in [("reference", 1e-3), ("cpu", 0.05)] {
+        for case in ["v3-fp8", "v32-fp8", "v32-hf"] {
+            let mut server =
+                Server::start(&[golden::folder(case).to_str().expect("the path is text"), "--device", device]);
+            for prompt in &Golden::read(case).expect("the fixture is committed").prompts {
+                let (status, answer) = server.post(
+                    "/v1/completions",
+                    &json!({
+                        "prompt": prompt.ids, "max_tokens": prompt.greedy.len(), "temperature": 0, "ignore_eos": true,
+                        "echo": true, "logprobs": 5, "return_tokens_as_token_ids": true
+                    }),
+                );
+                assert_eq!(status, 200, "{answer}");
+                let logprobs = &answer["choices"][0]["logprobs"];
+                for (position, row) in prompt.top.rows.iter().enumerate().take(prompt.ids.len() - 1) {
+                    let top = logprobs["top_logprobs"][position + 1].as_object().expect("a map");
+                    let lowest = top.values().filter_map(Value::as_f64).fold(0.0, f64::min);
+                    for &(id, expected) in &row[..5] {
+                        // A near-tie can swap the fifth for the sixth, which then differs by no more than the tolerance.
+                        let found = top.get(&format!("token_id:{id}")).and_then(Value::as_f64).unwrap_or(lowest);
+                        let off = (found - f64::from(expected)).abs();
+                        assert!(off <= tolerance, "{case} on {device}, position {position}, token {id}: off by {off}");
+                    }
+                }
+                for (index, step) in prompt.greedy.iter().enumerate() {
+                    let token = &logprobs["tokens"][prompt.ids.len() + index];
+                    if token == &json!(format!("token_id:{}", step.id)) {
+                        continue;
+                    }
+                    let margin = step.margin;
+                    assert!(
+                        f64::from(margin) <= tolerance,
+                        "{case} on {device}, step {index}: {token}, margin {margin}"
+                    );
+                    // After a tie that turned, the texts differ with reason.
+                    break;
+                }
+            }
+            server.signal("TERM");
+            assert_eq!(server.wait().code(), Some(0));
+        }
+    }
 }
