@@ -226,17 +226,12 @@ pub(crate) trait Stored: Copy {
     fn load<S: Simd>(self, simd: S, start: usize, end: usize, scale: S::F32s) -> S::F32s;
 }
 
-/// `values[start..start + LANES]`, or a copy with zeros from `end` on if that is closer.
+/// The fewer than [`LANES`] elements at the end of a row, followed by zeros.
 #[inline(always)]
-fn lanes<T: Copy + Default, R>(values: &[T], start: usize, end: usize, load: impl FnOnce(&[T; LANES]) -> R) -> R {
-    match values[start..end].first_chunk() {
-        Some(full) => load(full),
-        None => {
-            let mut padded = [T::default(); LANES];
-            padded[..end - start].copy_from_slice(&values[start..end]);
-            load(&padded)
-        }
-    }
+fn padded<T: Copy + Default>(values: &[T]) -> [T; LANES] {
+    let mut padded = [T::default(); LANES];
+    padded[..values.len()].copy_from_slice(values);
+    padded
 }
 
 macro_rules! stored_without_scales {
@@ -256,7 +251,10 @@ macro_rules! stored_without_scales {
             }
             #[inline(always)]
             fn load<S: Simd>(self, simd: S, start: usize, end: usize, _scale: S::F32s) -> S::F32s {
-                lanes(self, start, end, |values| simd.$load(values))
+                match self[start..end].first_chunk() {
+                    Some(full) => simd.$load(full),
+                    None => simd.$load(&padded(&self[start..end])),
+                }
             }
         }
     )*};
@@ -279,7 +277,10 @@ impl Stored for F8Row<'_> {
     }
     #[inline(always)]
     fn load<S: Simd>(self, simd: S, start: usize, end: usize, scale: S::F32s) -> S::F32s {
-        lanes(self.values, start, end, |values| simd.load_e4m3(values, scale))
+        match self.values[start..end].first_chunk() {
+            Some(full) => simd.load_e4m3(full, scale),
+            None => simd.load_e4m3(&padded(&self.values[start..end]), scale),
+        }
     }
 }
 
@@ -305,8 +306,8 @@ impl Stored for Decoded<'_> {
         simd.splat(1.0)
     }
     #[inline(always)]
-    fn load<S: Simd>(self, simd: S, start: usize, end: usize, _scale: S::F32s) -> S::F32s {
-        lanes(self.values, start, end, |values| simd.load(values))
+    fn load<S: Simd>(self, simd: S, start: usize, end: usize, scale: S::F32s) -> S::F32s {
+        self.values.load(simd, start, end, scale)
     }
 }
 
@@ -326,34 +327,47 @@ pub(crate) fn dots<S: Simd, W: Stored, const R: usize, const T: usize>(
     let mut start = 0;
     for index in 0..len.div_ceil(block) {
         let end = len.min(start + block);
-        let scales = rows.map(|row| row.scale(simd, index));
-        while start < end {
-            let xs = xs.map(|x| Stored::load(x, simd, start, end, simd.splat(1.0)));
-            for r in 0..R {
-                let weights = rows[r].load(simd, start, end, scales[r]);
-                for t in 0..T {
-                    sums[r][t] = simd.mul_add(weights, xs[t], sums[r][t]);
-                }
-            }
+        let mut scales = [simd.splat(0.0); R];
+        for (scale, row) in scales.iter_mut().zip(rows) {
+            *scale = row.scale(simd, index);
+        }
+        while end - start >= LANES {
+            multiply_add(simd, &rows, &scales, &xs, start, start + LANES, &mut sums);
             start += LANES;
         }
-        start = end;
+        if start < end {
+            multiply_add(simd, &rows, &scales, &xs, start, end, &mut sums);
+            start = end;
+        }
     }
-    sums.map(|sums| sums.map(|sum| simd.sum(sum)))
+    let mut products = [[0.0; T]; R];
+    for (products, sums) in products.iter_mut().zip(&sums) {
+        for (product, sum) in products.iter_mut().zip(sums) {
+            *product = simd.sum(*sum);
+        }
+    }
+    products
 }
 
-/// Calls `each(start, end, values)` for all vectors of a row.
+/// Adds the products of the elements `start..end`, at most [`LANES`] of them.
 #[inline(always)]
-fn for_each_vector<S: Simd, W: Stored>(simd: S, row: W, mut each: impl FnMut(usize, usize, S::F32s)) {
-    let (len, block) = (row.len(), row.block().max(1));
-    for index in 0..len.div_ceil(block) {
-        let scale = row.scale(simd, index);
-        let mut start = index * block;
-        let block_end = len.min(start + block);
-        while start < block_end {
-            let end = block_end.min(start + LANES);
-            each(start, end, row.load(simd, start, end, scale));
-            start = end;
+fn multiply_add<S: Simd, W: Stored, const R: usize, const T: usize>(
+    simd: S,
+    rows: &[W; R],
+    scales: &[S::F32s; R],
+    xs: &[&[f32]; T],
+    start: usize,
+    end: usize,
+    sums: &mut [[S::F32s; T]; R],
+) {
+    let mut activations = [simd.splat(0.0); T];
+    for (activations, x) in activations.iter_mut().zip(xs) {
+        *activations = Stored::load(*x, simd, start, end, *activations);
+    }
+    for r in 0..R {
+        let weights = rows[r].load(simd, start, end, scales[r]);
+        for t in 0..T {
+            sums[r][t] = simd.mul_add(weights, activations[t], sums[r][t]);
         }
     }
 }
@@ -361,7 +375,21 @@ fn for_each_vector<S: Simd, W: Stored>(simd: S, row: W, mut each: impl FnMut(usi
 /// `out[i] = row[i]`.
 #[inline(always)]
 pub(crate) fn decode<S: Simd, W: Stored>(simd: S, row: W, out: &mut [f32]) {
-    for_each_vector(simd, row, |start, end, values| store(simd, values, &mut out[start..end]));
+    let (len, block) = (row.len(), row.block().max(1));
+    let mut start = 0;
+    for index in 0..len.div_ceil(block) {
+        let scale = row.scale(simd, index);
+        let block_end = len.min(start + block);
+        while block_end - start >= LANES {
+            let end = start + LANES;
+            store(simd, row.load(simd, start, end, scale), &mut out[start..end]);
+            start = end;
+        }
+        if start < block_end {
+            store(simd, row.load(simd, start, block_end, scale), &mut out[start..block_end]);
+            start = block_end;
+        }
+    }
 }
 
 /// Writes a vector, or as much of it as `to` takes.

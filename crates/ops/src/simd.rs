@@ -54,8 +54,11 @@ pub(crate) trait Simd: Copy {
     }
 }
 
-/// A computation written against [`Simd`]. `run` and all it calls must be `#[inline(always)]`, or they are compiled for
-/// the baseline.
+/// A computation written against [`Simd`].
+///
+/// `run` and all that it calls down to the vector operations must be `#[inline(always)]`, or it is compiled for the
+/// baseline, where every vector operation becomes a call. That excludes closures around vector operations, `array::map`
+/// and `array::from_fn` among them, and calling `run` from one: call [`dispatch`] inside the closure instead.
 pub(crate) trait Kernel {
     /// Result.
     type Output;
@@ -279,19 +282,25 @@ mod x86 {
 
         #[inline(always)]
         fn load_bf16(self, values: &[bf16; LANES]) -> [__m256; 2] {
-            halves(values).map(|half| {
-                // SAFETY: `self` proves AVX2; 8 values of two bytes are read, at any alignment.
-                unsafe {
-                    let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(half.as_ptr().cast()));
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
-                }
-            })
+            let [low, high] = halves(values);
+            // SAFETY: `self` proves AVX2; twice 8 values of two bytes are read, at any alignment.
+            unsafe {
+                let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(low.as_ptr().cast()));
+                let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(high.as_ptr().cast()));
+                [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high))]
+            }
         }
 
         #[inline(always)]
         fn load_f16(self, values: &[f16; LANES]) -> [__m256; 2] {
-            // SAFETY: `self` proves AVX2 and F16C; 8 values of two bytes are read, at any alignment.
-            halves(values).map(|half| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(half.as_ptr().cast())) })
+            let [low, high] = halves(values);
+            // SAFETY: `self` proves AVX2 and F16C; twice 8 values of two bytes are read, at any alignment.
+            unsafe {
+                [
+                    _mm256_cvtph_ps(_mm_loadu_si128(low.as_ptr().cast())),
+                    _mm256_cvtph_ps(_mm_loadu_si128(high.as_ptr().cast())),
+                ]
+            }
         }
 
         #[inline(always)]

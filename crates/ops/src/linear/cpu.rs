@@ -55,84 +55,85 @@ pub(crate) fn multiply<'x>(
     put: &mut dyn FnMut(usize, usize, &[f32]),
 ) {
     match weight {
-        Rows::F32(values, in_features) => {
-            let row = |r: usize| &values[r * in_features..(r + 1) * in_features];
-            dispatch(Multiply { num_tokens, x, row, in_features, rows, put });
-        }
-        Rows::F16(values, in_features) => {
-            let row = |r: usize| &values[r * in_features..(r + 1) * in_features];
-            dispatch(Multiply { num_tokens, x, row, in_features, rows, put });
-        }
-        Rows::BF16(values, in_features) => {
-            let row = |r: usize| &values[r * in_features..(r + 1) * in_features];
-            dispatch(Multiply { num_tokens, x, row, in_features, rows, put });
-        }
-        Rows::F8(weight) => {
-            let in_features = weight.num_cols;
-            dispatch(Multiply { num_tokens, x, row: |r| weight.row(r), in_features, rows, put });
-        }
+        Rows::F32(values, len) => multiply_stored(num_tokens, x, |r| &values[r * len..(r + 1) * len], len, rows, put),
+        Rows::F16(values, len) => multiply_stored(num_tokens, x, |r| &values[r * len..(r + 1) * len], len, rows, put),
+        Rows::BF16(values, len) => multiply_stored(num_tokens, x, |r| &values[r * len..(r + 1) * len], len, rows, put),
+        Rows::F8(weight) => multiply_stored(num_tokens, x, |r| weight.row(r), weight.num_cols, rows, put),
     }
 }
 
-struct Multiply<'a, 'x, F> {
+/// [`multiply`] for one dtype; rows of the weight have `len` elements.
+fn multiply_stored<'x, W: Stored>(
     num_tokens: usize,
-    x: &'a dyn Fn(usize) -> &'x [f32],
-    row: F,
-    in_features: usize,
+    x: &dyn Fn(usize) -> &'x [f32],
+    row: impl Fn(usize) -> W,
+    len: usize,
     rows: Range<usize>,
-    put: &'a mut dyn FnMut(usize, usize, &[f32]),
+    put: &mut dyn FnMut(usize, usize, &[f32]),
+) {
+    if num_tokens == 1 {
+        return dispatch(Tiles { num_tokens, x, row, rows, put });
+    }
+    for first in rows.clone().step_by(TASK_ROWS) {
+        let task = first..rows.end.min(first + TASK_ROWS);
+        with_scratch(task.len() * len, |decoded| {
+            dispatch(Decode { row: &row, rows: task.clone(), len, out: decoded });
+            let block = row(first).block();
+            let row = |r: usize| Decoded { values: &decoded[(r - first) * len..][..len], block };
+            dispatch(Tiles { num_tokens, x, row, rows: task, put });
+        });
+    }
 }
 
-impl<W: Stored, F: Fn(usize) -> W> Kernel for Multiply<'_, '_, F> {
+/// `out[r - rows.start,:] = row(r)` for all `r` in `rows`.
+struct Decode<'a, F> {
+    row: &'a F,
+    rows: Range<usize>,
+    len: usize,
+    out: &'a mut [f32],
+}
+
+impl<W: Stored, F: Fn(usize) -> W> Kernel for Decode<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Multiply { num_tokens, x, row, in_features, rows, put } = self;
-        if num_tokens == 1 {
-            tiles(simd, 0..1, x, &row, rows, put);
-            return;
-        }
-        for first in rows.clone().step_by(TASK_ROWS) {
-            let task = first..rows.end.min(first + TASK_ROWS);
-            with_scratch(task.len() * in_features, |decoded| {
-                for r in task.clone() {
-                    let start = (r - first) * in_features;
-                    decode(simd, row(r), &mut decoded[start..start + in_features]);
-                }
-                let block = row(first).block();
-                let row = |r: usize| {
-                    let start = (r - first) * in_features;
-                    Decoded { values: &decoded[start..start + in_features], block }
-                };
-                tiles(simd, 0..num_tokens, x, &row, task, put);
-            });
+        let first = self.rows.start;
+        for r in self.rows {
+            decode(simd, (self.row)(r), &mut self.out[(r - first) * self.len..][..self.len]);
         }
     }
 }
 
-/// All products of `tokens` and `rows`, in tiles as large as the registers allow.
-#[inline(always)]
-fn tiles<'x, S: Simd, W: Stored>(
-    simd: S,
-    tokens: Range<usize>,
-    x: &dyn Fn(usize) -> &'x [f32],
-    row: &impl Fn(usize) -> W,
+/// All products of tokens and `rows`, in tiles as large as the registers allow.
+struct Tiles<'a, 'x, F> {
+    num_tokens: usize,
+    x: &'a dyn Fn(usize) -> &'x [f32],
+    row: F,
     rows: Range<usize>,
-    put: &mut dyn FnMut(usize, usize, &[f32]),
-) {
-    let mut token = tokens.start;
-    while token < tokens.end {
-        if S::MANY_REGISTERS && tokens.end - token >= TILE_TOKENS {
-            row_tiles::<S, W, TILE_TOKENS>(simd, token, x, row, rows.clone(), put);
-            token += TILE_TOKENS;
-        } else {
-            row_tiles::<S, W, 1>(simd, token, x, row, rows.clone(), put);
-            token += 1;
+    put: &'a mut dyn FnMut(usize, usize, &[f32]),
+}
+
+impl<W: Stored, F: Fn(usize) -> W> Kernel for Tiles<'_, '_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Tiles { num_tokens, x, row, rows, put } = self;
+        let mut token = 0;
+        while token < num_tokens {
+            if S::MANY_REGISTERS && num_tokens - token >= TILE_TOKENS {
+                row_tiles::<S, W, TILE_TOKENS>(simd, token, x, &row, rows.clone(), put);
+                token += TILE_TOKENS;
+            } else {
+                row_tiles::<S, W, 1>(simd, token, x, &row, rows.clone(), put);
+                token += 1;
+            }
         }
     }
 }
 
+/// The products of tokens `token..token + T` and `rows`.
 #[inline(always)]
 fn row_tiles<'x, S: Simd, W: Stored, const T: usize>(
     simd: S,
@@ -164,5 +165,7 @@ fn put_each<const R: usize, const T: usize>(
     products: &[[f32; T]; R],
     put: &mut dyn FnMut(usize, usize, &[f32]),
 ) {
-    (0..T).for_each(|t| put(token + t, row, &products.map(|of_row| of_row[t])));
+    for t in 0..T {
+        put(token + t, row, &products.map(|of_row| of_row[t]));
+    }
 }
