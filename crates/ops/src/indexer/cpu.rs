@@ -5,7 +5,7 @@ use half::bf16;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
-use super::{Indexer, NO_POSITION, choose_all};
+use super::{Indexer, choose_all};
 use crate::Context;
 use crate::numerics::{Stored, dots};
 use crate::order::sort_key;

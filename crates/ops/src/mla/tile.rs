@@ -175,16 +175,21 @@ fn columns<S: Simd, V: Stored, const T: usize, const C: usize>(
     end: usize,
 ) {
     let nothing = simd.splat(0.0);
-    let mut accumulators: [[S::F32s; C]; T] = std::array::from_fn(|t| {
-        std::array::from_fn(|c| {
+    let mut accumulators = [[nothing; C]; T];
+    for t in 0..T {
+        let factor = simd.splat(factors[t]);
+        for c in 0..C {
             let sum = Stored::load(&*sums[t], simd, start + c * LANES, end, nothing);
-            simd.mul_add(sum, simd.splat(factors[t]), nothing)
-        })
-    });
+            accumulators[t][c] = simd.mul_add(sum, factor, nothing);
+        }
+    }
     for j in 0..weights[0].len() {
         let row = row(j);
         let scale = row.scale(simd, block);
-        let values: [_; C] = std::array::from_fn(|c| row.load(simd, start + c * LANES, end, scale));
+        let mut values = [nothing; C];
+        for c in 0..C {
+            values[c] = row.load(simd, start + c * LANES, end, scale);
+        }
         for t in 0..T {
             let weight = simd.splat(weights[t][j]);
             for c in 0..C {
