@@ -220,6 +220,13 @@ pub(crate) trait Stored: Copy {
     fn len(self) -> usize;
     /// Elements per scale; every block starts a new vector.
     fn block(self) -> usize;
+    /// Several vectors' worth of elements.
+    type Vectors: Copy;
+    /// `num_vectors` vectors from element `start` on. The number is that of the slice inside, where the compiler sees it:
+    /// a loop over it needs no check per vector.
+    fn vectors(self, start: usize, num_vectors: usize) -> Self::Vectors;
+    /// Vector `index`.
+    fn load_vector<S: Simd>(simd: S, vectors: Self::Vectors, index: usize, scale: S::F32s) -> S::F32s;
     /// The scale of a block, as [`load`](Self::load) takes it.
     fn scale<S: Simd>(self, simd: S, block: usize) -> S::F32s;
     /// The elements from `start`; those from `end` on, if the vector reaches that far, are zero.
@@ -234,9 +241,24 @@ fn padded<T: Copy + Default>(values: &[T]) -> [T; LANES] {
     padded
 }
 
+#[inline(always)]
+fn vectors<T>(values: &[T], start: usize, num_vectors: usize) -> &[[T; LANES]] {
+    &values[start..].as_chunks().0[..num_vectors]
+}
+
 macro_rules! stored_without_scales {
     ($($element:ty => $load:ident),*) => {$(
-        impl Stored for &[$element] {
+        impl<'a> Stored for &'a [$element] {
+            type Vectors = &'a [[$element; LANES]];
+
+            #[inline(always)]
+            fn vectors(self, start: usize, num_vectors: usize) -> Self::Vectors {
+                vectors(self, start, num_vectors)
+            }
+            #[inline(always)]
+            fn load_vector<S: Simd>(simd: S, vectors: Self::Vectors, index: usize, _scale: S::F32s) -> S::F32s {
+                simd.$load(&vectors[index])
+            }
             #[inline(always)]
             fn len(self) -> usize {
                 self.len()
@@ -262,7 +284,17 @@ macro_rules! stored_without_scales {
 
 stored_without_scales!(f32 => load, f16 => load_f16, bf16 => load_bf16);
 
-impl Stored for F8Row<'_> {
+impl<'a> Stored for F8Row<'a> {
+    type Vectors = &'a [[u8; LANES]];
+
+    #[inline(always)]
+    fn vectors(self, start: usize, num_vectors: usize) -> Self::Vectors {
+        vectors(self.values, start, num_vectors)
+    }
+    #[inline(always)]
+    fn load_vector<S: Simd>(simd: S, vectors: Self::Vectors, index: usize, scale: S::F32s) -> S::F32s {
+        simd.load_e4m3(&vectors[index], scale)
+    }
     #[inline(always)]
     fn len(self) -> usize {
         self.values.len()
@@ -292,7 +324,17 @@ pub(crate) struct Decoded<'a> {
     pub(crate) block: usize,
 }
 
-impl Stored for Decoded<'_> {
+impl<'a> Stored for Decoded<'a> {
+    type Vectors = &'a [[f32; LANES]];
+
+    #[inline(always)]
+    fn vectors(self, start: usize, num_vectors: usize) -> Self::Vectors {
+        vectors(self.values, start, num_vectors)
+    }
+    #[inline(always)]
+    fn load_vector<S: Simd>(simd: S, vectors: Self::Vectors, index: usize, _scale: S::F32s) -> S::F32s {
+        simd.load(&vectors[index])
+    }
     #[inline(always)]
     fn len(self) -> usize {
         self.values.len()
@@ -331,12 +373,36 @@ pub(crate) fn dots<S: Simd, W: Stored, const R: usize, const T: usize>(
         for (scale, row) in scales.iter_mut().zip(rows) {
             *scale = row.scale(simd, index);
         }
-        while end - start >= LANES {
-            multiply_add(simd, &rows, &scales, &xs, start, start + LANES, &mut sums);
-            start += LANES;
+        let num_vectors = (end - start) / LANES;
+        let mut row_vectors = [rows[0].vectors(start, num_vectors); R];
+        for (vectors, row) in row_vectors.iter_mut().zip(rows) {
+            *vectors = row.vectors(start, num_vectors);
         }
+        let mut x_vectors = [xs[0].vectors(start, num_vectors); T];
+        for (vectors, x) in x_vectors.iter_mut().zip(xs) {
+            *vectors = x.vectors(start, num_vectors);
+        }
+        for vector in 0..num_vectors {
+            let mut activations = [simd.splat(0.0); T];
+            for (activations, vectors) in activations.iter_mut().zip(x_vectors) {
+                *activations = simd.load(&vectors[vector]);
+            }
+            for r in 0..R {
+                let weights = W::load_vector(simd, row_vectors[r], vector, scales[r]);
+                for t in 0..T {
+                    sums[r][t] = simd.mul_add(weights, activations[t], sums[r][t]);
+                }
+            }
+        }
+        start += num_vectors * LANES;
         if start < end {
-            multiply_add(simd, &rows, &scales, &xs, start, end, &mut sums);
+            for r in 0..R {
+                let weights = rows[r].load(simd, start, end, scales[r]);
+                for t in 0..T {
+                    let activations = Stored::load(xs[t], simd, start, end, weights);
+                    sums[r][t] = simd.mul_add(weights, activations, sums[r][t]);
+                }
+            }
             start = end;
         }
     }
@@ -349,29 +415,6 @@ pub(crate) fn dots<S: Simd, W: Stored, const R: usize, const T: usize>(
     products
 }
 
-/// Adds the products of the elements `start..end`, at most [`LANES`] of them.
-#[inline(always)]
-fn multiply_add<S: Simd, W: Stored, const R: usize, const T: usize>(
-    simd: S,
-    rows: &[W; R],
-    scales: &[S::F32s; R],
-    xs: &[&[f32]; T],
-    start: usize,
-    end: usize,
-    sums: &mut [[S::F32s; T]; R],
-) {
-    let mut activations = [simd.splat(0.0); T];
-    for (activations, x) in activations.iter_mut().zip(xs) {
-        *activations = Stored::load(*x, simd, start, end, *activations);
-    }
-    for r in 0..R {
-        let weights = rows[r].load(simd, start, end, scales[r]);
-        for t in 0..T {
-            sums[r][t] = simd.mul_add(weights, activations[t], sums[r][t]);
-        }
-    }
-}
-
 /// `out[i] = row[i]`.
 #[inline(always)]
 pub(crate) fn decode<S: Simd, W: Stored>(simd: S, row: W, out: &mut [f32]) {
@@ -380,11 +423,12 @@ pub(crate) fn decode<S: Simd, W: Stored>(simd: S, row: W, out: &mut [f32]) {
     for index in 0..len.div_ceil(block) {
         let scale = row.scale(simd, index);
         let block_end = len.min(start + block);
-        while block_end - start >= LANES {
-            let end = start + LANES;
-            store(simd, row.load(simd, start, end, scale), &mut out[start..end]);
-            start = end;
+        let num_vectors = (block_end - start) / LANES;
+        let vectors = row.vectors(start, num_vectors);
+        for (index, out) in out[start..].as_chunks_mut().0[..num_vectors].iter_mut().enumerate() {
+            simd.store(W::load_vector(simd, vectors, index, scale), out);
         }
+        start += num_vectors * LANES;
         if start < block_end {
             store(simd, row.load(simd, start, block_end, scale), &mut out[start..block_end]);
             start = block_end;

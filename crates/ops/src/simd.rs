@@ -155,13 +155,14 @@ mod x86 {
     impl Avx512 {
         #[inline(always)]
         pub(super) fn detect() -> Option<Self> {
-            let found = is_x86_feature_detected!("avx512f") && Avx2::detect().is_some();
+            let found =
+                is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") && Avx2::detect().is_some();
             found.then_some(Avx512(()))
         }
 
         #[inline(always)]
         pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-            #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+            #[target_feature(enable = "avx512f,avx512vl,avx2,fma,f16c")]
             fn inner<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
                 kernel.run(simd)
             }
@@ -348,6 +349,7 @@ mod tests {
     use super::*;
 
     /// Every code through every load, against plain arithmetic, on every implementation that this machine has.
+    #[inline(always)]
     fn check<S: Simd>(simd: S) {
         let stored = |vector: S::F32s| {
             let mut lanes = [0.0; LANES];
