@@ -9,7 +9,7 @@ use cachalot_model::{DeepseekV3, Options};
 use cachalot_ops::{Context, Device};
 use cachalot_tensor::DType;
 use cachalot_weights::{Checkpoint, Source};
-use support::{Part, Session, edited_checkpoint, fixture, prompt};
+use support::{Harness, Part, edited_checkpoint, fixture, prompt};
 
 const CASES: [&str; 4] = ["v3-bf16", "v3-fp8", "v32-bf16", "v32-fp8"];
 const DEVICES: [Device; 2] = [Device::Reference, Device::Cpu];
@@ -38,8 +38,8 @@ fn distance(a: &[Vec<f32>], b: &[Vec<f32>]) -> f32 {
 fn chunked_prefill_equals_whole_prefill() {
     for_each_case(|case, device, checkpoint| {
         for absorbed in [false, true] {
-            let whole = Session::new(checkpoint, device, &prompts()).run_chunks(0, &[200], absorbed);
-            let chunked = Session::new(checkpoint, device, &prompts()).run_chunks(0, &[64, 1, 63, 7, 65], absorbed);
+            let whole = Harness::new(checkpoint, device, &prompts()).run_chunks(0, &[200], absorbed);
+            let chunked = Harness::new(checkpoint, device, &prompts()).run_chunks(0, &[64, 1, 63, 7, 65], absorbed);
             assert_eq!(whole, chunked, "{case} on {device:?}, absorbed: {absorbed}");
         }
     });
@@ -50,12 +50,12 @@ fn batch_equals_alone_in_any_order() {
     for_each_case(|case, device, checkpoint| {
         let prompts = prompts();
         let alone: Vec<_> = (0..4)
-            .map(|seq| Session::new(checkpoint, device, &prompts).run_chunks(seq, &[prompts[seq].len()], false))
+            .map(|seq| Harness::new(checkpoint, device, &prompts).run_chunks(seq, &[prompts[seq].len()], false))
             .collect();
         for order in [[0, 1, 2, 3], [3, 1, 0, 2]] {
-            let mut session = Session::new(checkpoint, device, &prompts);
+            let mut harness = Harness::new(checkpoint, device, &prompts);
             let parts = order.map(|seq| Part { seq, start: 0, count: prompts[seq].len() });
-            let mut rows = session.run(&session.batch(&parts, 0)).into_iter();
+            let mut rows = harness.run(&harness.batch(&parts, 0)).into_iter();
             for seq in order {
                 let together: Vec<_> = rows.by_ref().take(prompts[seq].len()).collect();
                 assert_eq!(together, alone[seq], "{case} on {device:?}, sequence {seq} in order {order:?}");
@@ -67,8 +67,8 @@ fn batch_equals_alone_in_any_order() {
 #[test]
 fn absorbed_equals_expanded_within_tolerance() {
     for_each_case(|case, device, checkpoint| {
-        let expanded = Session::new(checkpoint, device, &prompts()).run_chunks(0, &[200], false);
-        let absorbed = Session::new(checkpoint, device, &prompts()).run_chunks(0, &[200], true);
+        let expanded = Harness::new(checkpoint, device, &prompts()).run_chunks(0, &[200], false);
+        let absorbed = Harness::new(checkpoint, device, &prompts()).run_chunks(0, &[200], true);
         let distance = distance(&expanded, &absorbed);
         // Logits of these checkpoints are of order 1 to 10; the two paths differ by the order of f32 sums only, until a
         // near-tie in routing or in the indexer turns.
@@ -90,7 +90,7 @@ fn sparse_attention_with_topk_of_at_least_the_length_is_dense() {
         let narrow = Checkpoint::open(&Source::Folder(fixture(case))).expect("the fixture is valid");
         for device in DEVICES {
             for absorbed in [false, true] {
-                let run = |checkpoint| Session::new(checkpoint, device, &prompts()).run_chunks(0, &[200], absorbed);
+                let run = |checkpoint| Harness::new(checkpoint, device, &prompts()).run_chunks(0, &[200], absorbed);
                 assert_eq!(run(&sparse), run(&dense), "{case} on {device:?}, absorbed: {absorbed}");
                 assert!(
                     distance(&run(&narrow), &run(&dense)) > 1e-3,

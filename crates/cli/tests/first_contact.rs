@@ -161,14 +161,14 @@ fn options_of_serve_take_effect() {
         "--max-num-seqs=2",
         "--max-num-batched-tokens=32",
         "--kv-cache-bytes=8MiB",
-        "--kv-cache-dtype=f32",
+        "--kv-cache-dtype=bf16",
         "--max-body-bytes=2000",
         "--threads=1",
         "--release=V3.1",
         "--allowed-origin=https://chat.example.org",
     ]);
     let expected =
-        ["with 1 threads", "V3.1", "F32", "128 tokens per sequence, 2 sequences at once, 32 tokens per step"];
+        ["with 1 threads", "V3.1", "BF16", "128 tokens per sequence, 2 sequences at once, 32 tokens per step"];
     for expected in expected {
         assert!(server.banner.contains(expected), "no {expected} in:\n{}", server.banner);
     }
@@ -194,6 +194,13 @@ fn options_of_serve_take_effect() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("the server answers with text");
     assert!(answer.to_lowercase().contains("access-control-allow-origin: https://chat.example.org"), "{answer}");
+}
+
+#[test]
+fn small_steps_need_no_second_option() {
+    let server = Server::start(&["--max-num-batched-tokens=8"]);
+    assert!(server.banner.contains("8 sequences at once, 8 tokens per step"), "{}", server.banner);
+    assert_eq!(server.post("/v1/chat/completions", &chat_body()).0, 200);
 }
 
 #[test]
@@ -390,7 +397,10 @@ fn limits_that_cannot_be_met_are_explained() {
     };
     check(&["--max-model-len", "1000000"], &["max_model_len is 1000000", "4096", "hint: lower --max-model-len"]);
     check(&["--kv-cache-bytes", "1000"], &["the KV cache has no blocks", "--kv-cache-bytes"]);
-    check(&["--max-num-batched-tokens", "8"], &["max_num_batched_tokens is 8, less than max_num_seqs 64"]);
+    check(
+        &["--max-num-batched-tokens", "8", "--max-num-seqs", "64"],
+        &["max_num_batched_tokens is 8, less than max_num_seqs 64"],
+    );
     check(&["--log", "=,="], &["--log `=,=` cannot be read"]);
     check(&["--release", "V3.1", "--allowed-origin", "a\nb"], &["cannot be a header"]);
 }

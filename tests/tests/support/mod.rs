@@ -9,7 +9,7 @@ use cachalot_ops::{Context, Device};
 use cachalot_tensor::DType;
 use cachalot_weights::{Checkpoint, Source};
 
-/// Blocks that a [`Session`] has; sequence `s` owns every `NUM_SEQS`-th one, so that physical blocks are interleaved.
+/// Blocks that a [`Harness`] has; sequence `s` owns every `NUM_SEQS`-th one, so that physical blocks are interleaved.
 const NUM_BLOCKS: usize = 40;
 const NUM_SEQS: usize = 4;
 
@@ -41,12 +41,12 @@ pub struct Part {
 }
 
 /// A model and the caches of up to four sequences.
-pub struct Session {
+pub struct Harness {
     pub model: DeepseekV3,
     prompts: Vec<Vec<u32>>,
 }
 
-impl Session {
+impl Harness {
     pub fn new(checkpoint: &Checkpoint, device: Device, prompts: &[Vec<u32>]) -> Self {
         assert!(prompts.len() <= NUM_SEQS);
         let ctx = Context::new(device, None).expect("threads");
@@ -55,7 +55,7 @@ impl Session {
             DeepseekV3::load(ctx, checkpoint, Options { kv_cache_dtype, max_model_len: Some(640), mtp: true })
                 .expect("the checkpoint loads");
         model.allocate(NUM_BLOCKS, 1024, 1024).expect("memory");
-        Session { model, prompts: prompts.to_vec() }
+        Harness { model, prompts: prompts.to_vec() }
     }
 
     /// The batch of `parts`, of which the first `num_absorbed_seqs` take the absorbed path; logits of every row.

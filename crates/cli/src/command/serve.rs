@@ -27,9 +27,9 @@ use crate::load;
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     model: ModelArgs,
-    /// The most sequences that run at once
-    #[arg(long, env = env::MAX_NUM_SEQS, value_name = "N", default_value = "64", help_heading = "Model")]
-    max_num_seqs: NonZeroUsize,
+    /// The most sequences that run at once [default: 64, or --max-num-batched-tokens if that is less]
+    #[arg(long, env = env::MAX_NUM_SEQS, value_name = "N", help_heading = "Model")]
+    max_num_seqs: Option<NonZeroUsize>,
     /// The most requests that wait; further ones are answered with 503
     #[arg(long, env = env::MAX_WAITING, value_name = "N", default_value = "512", help_heading = "Model")]
     max_waiting: usize,
@@ -75,7 +75,10 @@ pub(crate) struct ServeArgs {
 /// # Errors
 /// If the address cannot be had or the model cannot be loaded.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
-    let model = ModelConfig::new(&args.model, args.max_num_seqs.get(), args.max_waiting)?;
+    // Every running sequence advances in every step, so a step cannot have fewer tokens than there are sequences.
+    let default_max_num_seqs = args.model.max_num_batched_tokens.get().min(64);
+    let max_num_seqs = args.max_num_seqs.map_or(default_max_num_seqs, NonZeroUsize::get);
+    let model = ModelConfig::new(&args.model, max_num_seqs, args.max_waiting)?;
     let model_name = args.served_model_name.clone().unwrap_or_else(|| model.source.name().to_owned());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(&args, model, model_name));

@@ -114,16 +114,3 @@ pub fn yarn_inv_freq(rotary_dim: usize, rope_theta: f64, yarn: Option<&Yarn>) ->
     };
     (0..rotary_dim / 2).map(stretched).collect()
 }
-
-/// YaRN's correction of the attention's temperature: `0.1 * mscale * ln(factor) + 1` for a factor above 1, else 1.
-///
-/// The softmax scale takes its square with `mscale_all_dim`; cos and sin take [`attention_factor`].
-pub fn mscale(factor: f64, mscale: f64) -> f64 {
-    if factor > 1.0 { 0.1 * mscale * factor.ln() + 1.0 } else { 1.0 }
-}
-
-/// The factor on cos and sin ([`Rope::attention_factor`]): what `mscale` asks for beyond `mscale_all_dim`, 1 where the two
-/// are equal.
-pub fn attention_factor(factor: f64, mscale: f64, mscale_all_dim: f64) -> f64 {
-    self::mscale(factor, mscale) / self::mscale(factor, mscale_all_dim)
-}
