@@ -1,4 +1,4 @@
-//! What the tests of several operations share: a paged cache whose unused parts are poisoned, and comparison.
+//! What the tests of operations over a paged cache share: one whose unused parts are poisoned.
 
 use std::ops::Range;
 
@@ -6,17 +6,7 @@ use cachalot_tensor::{Buffer, DType};
 use cachalot_testkit::Random;
 use half::bf16;
 
-use crate::{Context, Device, PagedSeqs};
-
-/// Contexts of both devices, with more threads than this machine may have cores.
-pub(crate) fn contexts() -> [Context; 2] {
-    [Device::Reference, Device::Cpu].map(|device| context(device, 3))
-}
-
-/// A context of `num_threads` threads.
-pub(crate) fn context(device: Device, num_threads: usize) -> Context {
-    Context::new(device, num_threads.try_into().ok()).expect("threads start")
-}
+use crate::PagedSeqs;
 
 /// Sequences of a step over a paged cache. Their blocks are shuffled; rows past a sequence and blocks of no sequence are
 /// NaN; entries of the block table past a sequence are `u32::MAX`.
@@ -114,22 +104,5 @@ impl PagedCase {
         let seqs = self.seqs();
         let of_seq = |seq| seqs.rows(seq).map(move |row| (seq, row, seqs.position(seq, row)));
         (0..seqs.num_seqs()).flat_map(of_seq).collect()
-    }
-}
-
-/// Asserts that values are the same within `tolerance`, relative to the larger of 1 and the value.
-pub(crate) fn assert_close(got: &[f32], expected: &[f64], tolerance: f64, what: &str) {
-    assert_eq!(got.len(), expected.len(), "{what}: number of values");
-    for (index, (&got, &expected)) in got.iter().zip(expected).enumerate() {
-        let error = (f64::from(got) - expected).abs();
-        assert!(error <= tolerance * expected.abs().max(1.0), "{what}: [{index}] is {got}, expected {expected}");
-    }
-}
-
-/// Asserts that values are the same to the bit.
-pub(crate) fn assert_same(got: &[f32], expected: &[f32], what: &str) {
-    assert_eq!(got.len(), expected.len(), "{what}: number of values");
-    for (index, (got, expected)) in got.iter().zip(expected).enumerate() {
-        assert!(got.to_bits() == expected.to_bits(), "{what}: [{index}] is {got:e}, expected {expected:e}");
     }
 }

@@ -9,8 +9,13 @@ use crate::{Context, Device};
 /// Every implementation; the Cpu alone and with more threads than there is work for some of them.
 pub(crate) fn contexts() -> Vec<Context> {
     [(Device::Reference, 1), (Device::Cpu, 1), (Device::Cpu, 3)]
-        .map(|(device, num_threads)| Context::new(device, NonZeroUsize::new(num_threads)).expect("threads"))
+        .map(|(device, num_threads)| context(device, num_threads))
         .into()
+}
+
+/// A device with some threads.
+pub(crate) fn context(device: Device, num_threads: usize) -> Context {
+    Context::new(device, NonZeroUsize::new(num_threads)).expect("threads")
 }
 
 /// Elements before and after each row of a [`Strided`].

@@ -1,9 +1,9 @@
-use cachalot_tensor::{DType, Matrix, View, ViewMut};
+use cachalot_tensor::{DType, Matrix, View};
 use cachalot_testkit::{Random, Tolerance, assert_close, assert_same_bits};
 
 use super::{Expert, Experts, experts};
-use crate::paged_case::{context, contexts};
 use crate::reference_util::dequantise;
+use crate::test_util::{Strided, context, contexts};
 use crate::{Context, Device, Error};
 
 struct Case {
@@ -52,19 +52,21 @@ impl Case {
     fn run_tokens(&self, ctx: &Context, tokens: std::ops::Range<usize>) -> Result<Vec<f32>, Error> {
         let part = |len: usize| tokens.start * len..tokens.end * len;
         let num_chosen = self.ids.len() / self.num_tokens.max(1);
-        let mut out = self.before[part(self.hidden)].to_vec();
+        let shape = [tokens.len(), self.hidden];
+        let x = Strided::new(&self.x[part(self.hidden)], shape);
+        let mut out = Strided::new(&self.before[part(self.hidden)], shape);
         experts(
             ctx,
             Experts {
-                x: View::from_slice(&self.x[part(self.hidden)], [tokens.len(), self.hidden]).expect("x"),
+                x: x.view(),
                 experts: &self.experts,
                 expert_ids: View::from_slice(&self.ids[part(num_chosen)], [tokens.len(), num_chosen]).expect("ids"),
                 expert_weights: View::from_slice(&self.weights[part(num_chosen)], [tokens.len(), num_chosen])
                     .expect("weights"),
-                out: ViewMut::from_slice(&mut out, [tokens.len(), self.hidden]).expect("out"),
+                out: out.view_mut(),
             },
         )?;
-        Ok(out)
+        Ok(out.into_values())
     }
 
     /// The formula in f64, one number at a time.

@@ -2,8 +2,8 @@ use cachalot_tensor::{DType, Matrix, Tensor, View, ViewMut};
 use cachalot_testkit::{Random, Tolerance, assert_close, assert_same_bits};
 
 use super::{Gate, gate};
-use crate::paged_case::contexts;
 use crate::reference_util::dequantise;
+use crate::test_util::{Strided, contexts};
 use crate::{Context, Error};
 
 #[derive(Clone, Copy, Debug)]
@@ -21,12 +21,13 @@ const RULE: Rule =
 fn run(ctx: &Context, x: &[f32], weight: &Matrix, bias: &[f32], rule: Rule) -> Result<(Vec<i32>, Vec<f32>), Error> {
     let num_tokens = x.len() / weight.num_cols();
     let shape = [num_tokens, rule.num_experts_per_tok];
+    let x = Strided::new(x, [num_tokens, weight.num_cols()]);
     let mut expert_ids = vec![-7; num_tokens * rule.num_experts_per_tok];
     let mut expert_weights = vec![f32::NAN; num_tokens * rule.num_experts_per_tok];
     gate(
         ctx,
         Gate {
-            x: View::from_slice(x, [num_tokens, weight.num_cols()]).expect("x"),
+            x: x.view(),
             weight,
             bias: View::from_slice(bias, [bias.len()]).expect("bias"),
             n_group: rule.n_group,

@@ -2,7 +2,8 @@ use cachalot_tensor::{DType, View, ViewMut};
 use cachalot_testkit::Random;
 
 use super::{Indexer, NO_POSITION, indexer};
-use crate::paged_case::{PagedCase, context, contexts};
+use crate::paged_case::PagedCase;
+use crate::test_util::{context, contexts};
 use crate::{Context, Device, Error};
 
 /// Content of `out` before a call: rows of no sequence keep it.

@@ -1,9 +1,10 @@
 use cachalot_tensor::{Buffer, DType, Matrix, Tensor, View, ViewMut};
-use cachalot_testkit::Random;
+use cachalot_testkit::{Random, Tolerance, assert_close};
 
 use super::{Mla, mla_absorbed, mla_expanded};
-use crate::paged_case::{PagedCase, assert_close, assert_same, context, contexts};
+use crate::paged_case::PagedCase;
 use crate::reference_util::dequantise;
+use crate::test_util::{Strided, context, contexts};
 use crate::{Context, Device, Error, NO_POSITION, Result};
 
 const FORMS: [(&str, fn(&Context, Mla<'_>) -> Result<()>); 2] =
@@ -125,16 +126,18 @@ impl Inputs {
 
     /// Runs `form` over all rows of the step, of which those in `paged` take part.
     fn run_paged(&self, form: fn(&Context, Mla<'_>) -> Result<()>, ctx: &Context, paged: &PagedCase) -> Vec<f32> {
-        let mut out = vec![UNTOUCHED; self.num_tokens * self.case.heads * self.case.v];
-        form(ctx, self.args(paged, &mut out)).expect("runs");
-        out
+        let shape = [self.num_tokens, self.case.heads * self.case.v];
+        let q = Strided::new(&self.q, [self.num_tokens, self.case.heads * (self.case.nope + self.case.rope)]);
+        let mut out = Strided::new(&vec![UNTOUCHED; shape[0] * shape[1]], shape);
+        form(ctx, self.args(q.view(), paged, out.view_mut())).expect("runs");
+        out.into_values()
     }
 
-    fn args<'a>(&'a self, paged: &'a PagedCase, out: &'a mut [f32]) -> Mla<'a> {
+    fn args<'a>(&'a self, q: View<'a>, paged: &'a PagedCase, out: ViewMut<'a>) -> Mla<'a> {
         let Case { heads, nope, rope, v, .. } = self.case;
         let n = self.num_tokens;
         Mla {
-            q: View::from_slice(&self.q, [n, heads, nope + rope]).expect("q"),
+            q: q.reshape_rows([n, heads, nope + rope]),
             kv_b_proj: &self.kv_b_proj,
             kv_cache: paged.cache.view(),
             seqs: paged.seqs(),
@@ -146,7 +149,7 @@ impl Inputs {
             qk_nope_head_dim: nope,
             qk_rope_head_dim: rope,
             v_head_dim: v,
-            out: ViewMut::from_slice(out, [n, heads, v]).expect("out"),
+            out: out.reshape_rows([n, heads, v]),
         }
     }
 
@@ -156,10 +159,10 @@ impl Inputs {
     }
 
     /// The formula in f64, one number at a time.
-    fn naive(&self) -> Vec<f64> {
+    fn naive(&self) -> Vec<f32> {
         let Case { heads, nope, rope, v, rank, topk, .. } = self.case;
         let w = dequantise("test", &self.kv_b_proj).expect("decodes").to_vec2::<f32>().expect("is f32");
-        let mut out = vec![f64::from(UNTOUCHED); self.num_tokens * heads * v];
+        let mut out = vec![UNTOUCHED; self.num_tokens * heads * v];
         for (seq, row, position) in self.paged.queries() {
             let key = |j: usize| &self.paged.keys[seq][j * (rank + rope)..][..rank + rope];
             let sees = |j: usize| match (&self.topk_indices, topk) {
@@ -181,7 +184,7 @@ impl Inputs {
                 }
                 let out = &mut out[(row * heads + h) * v..][..v];
                 for (out, numerator) in out.iter_mut().zip(numerators) {
-                    *out = if denominator > 0.0 { numerator / denominator } else { 0.0 };
+                    *out = if denominator > 0.0 { (numerator / denominator) as f32 } else { 0.0 };
                 }
             }
         }
@@ -193,15 +196,21 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
+#[track_caller]
+fn assert_same(got: &[f32], expected: &[f32], what: &str) {
+    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    assert!(bits(got) == bits(expected), "{what}: {got:?}, expected to the bit {expected:?}");
+}
+
 #[test]
 fn both_forms_equal_the_formula_on_every_device() {
     for (index, &case) in CASES.iter().enumerate() {
         let inputs = Inputs::new(case, index as u64);
         let expected = inputs.naive();
         for ctx in contexts() {
-            for (name, form) in FORMS {
-                let what = format!("case {index}, {name} on {}", ctx.device().name());
-                assert_close(&inputs.run(form, &ctx), &expected, 2e-5, &what);
+            for (_, form) in FORMS {
+                let shape = [inputs.num_tokens, case.heads, case.v];
+                assert_close(&inputs.run(form, &ctx), &expected, shape, Tolerance::F32_SUM);
             }
         }
     }
@@ -326,10 +335,10 @@ fn the_rope_part_is_last_in_the_query_and_in_the_cache() {
     let keys = vec![0.0, 7.0, 0.0, 1.0, 7.0, 1.0];
     inputs.paged = PagedCase::with_keys(&mut Random::new(0), DType::F32, [64, 3], 0, vec![(keys, 1)]);
     // Logits 0 and 2, values 0 and 1.
-    let expected = [f64::exp(2.0) / (1.0 + f64::exp(2.0))];
+    let expected = [(f64::exp(2.0) / (1.0 + f64::exp(2.0))) as f32];
     for ctx in contexts() {
-        for (name, form) in FORMS {
-            assert_close(inputs.row(&inputs.run(form, &ctx), 0), &expected, 1e-6, name);
+        for (_, form) in FORMS {
+            assert_close(inputs.row(&inputs.run(form, &ctx), 0), &expected, [1], Tolerance::F32_SUM);
         }
     }
 }
@@ -378,7 +387,9 @@ fn bad_arguments_are_refused_by_name_and_nothing_is_written() {
         for ctx in contexts() {
             for (name, form) in FORMS {
                 let mut out = vec![UNTOUCHED; inputs.num_tokens * 60];
-                let mut args = inputs.args(&inputs.paged, &mut out);
+                let q = View::from_slice(&inputs.q, [inputs.num_tokens, 96]).expect("q");
+                let out_view = ViewMut::from_slice(&mut out, [inputs.num_tokens, 60]).expect("out");
+                let mut args = inputs.args(q, &inputs.paged, out_view);
                 change(&mut args);
                 let error: Error = form(&ctx, args).expect_err(message);
                 assert_eq!(error.to_string(), format!("mla_{name}: {message}"));
