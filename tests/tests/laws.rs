@@ -8,15 +8,16 @@ use cachalot_engine::{Engine, EngineConfig, Event, KvCacheSize, Request, Samplin
 use cachalot_model::{DeepseekV3, Options};
 use cachalot_ops::{Context, Device};
 use cachalot_tensor::DType;
+use cachalot_testkit::golden::folder;
 use cachalot_weights::{Checkpoint, Source};
-use support::{Harness, Part, edited_checkpoint, fixture, prompt};
+use support::{Harness, Part, edited_checkpoint, prompt};
 
 const CASES: [&str; 4] = ["v3-bf16", "v3-fp8", "v32-bf16", "v32-fp8"];
 const DEVICES: [Device; 2] = [Device::Reference, Device::Cpu];
 
 fn for_each_case(check: impl Fn(&str, Device, &Checkpoint)) {
     for case in CASES {
-        let checkpoint = Checkpoint::open(&Source::Folder(fixture(case))).expect("the fixture is valid");
+        let checkpoint = Checkpoint::open(&Source::Folder(folder(case))).expect("the fixture is valid");
         for device in DEVICES {
             check(case, device, &checkpoint);
         }
@@ -87,7 +88,7 @@ fn sparse_attention_with_topk_of_at_least_the_length_is_dense() {
             config.insert("model_type".into(), "deepseek_v3".into());
             config.retain(|key, _| !key.starts_with("index_"));
         });
-        let narrow = Checkpoint::open(&Source::Folder(fixture(case))).expect("the fixture is valid");
+        let narrow = Checkpoint::open(&Source::Folder(folder(case))).expect("the fixture is valid");
         for device in DEVICES {
             for absorbed in [false, true] {
                 let run = |checkpoint| Harness::new(checkpoint, device, &prompts()).run_chunks(0, &[200], absorbed);
@@ -104,7 +105,7 @@ fn sparse_attention_with_topk_of_at_least_the_length_is_dense() {
 /// Generates greedily and with sampling through the engine, all prompts at once or one after the other. Also returns how
 /// often a sequence was preempted.
 fn generate(case: &str, device: Device, config: EngineConfig, one_by_one: bool) -> (Vec<Vec<u32>>, u64) {
-    let checkpoint = Checkpoint::open(&Source::Folder(fixture(case))).expect("the fixture is valid");
+    let checkpoint = Checkpoint::open(&Source::Folder(folder(case))).expect("the fixture is valid");
     let ctx = Context::new(device, None).expect("threads");
     let kv_cache_dtype = if device == Device::Reference { DType::F32 } else { DType::BF16 };
     let model = DeepseekV3::load(ctx, &checkpoint, Options { kv_cache_dtype, max_model_len: Some(512), mtp: false })

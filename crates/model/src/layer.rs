@@ -41,6 +41,7 @@ pub(crate) struct IndexerWeights {
 
 /// The feed-forward half of a layer.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one per layer, and never moved after loading")]
 pub(crate) enum Mlp {
     Dense(Expert),
     Moe(Moe),

@@ -1,27 +1,25 @@
 //! A model with hand-made batches, for tests that look at logits below the engine.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use cachalot_model::{BLOCK_SIZE, Batch, DeepseekV3, LanguageModel, Options};
 use cachalot_ops::{Context, Device};
 use cachalot_tensor::DType;
+use cachalot_testkit::golden::folder;
 use cachalot_weights::{Checkpoint, Source};
 
 /// Blocks that a [`Harness`] has; sequence `s` owns every `NUM_SEQS`-th one, so that physical blocks are interleaved.
 const NUM_BLOCKS: usize = 40;
 const NUM_SEQS: usize = 4;
 
-/// The folder of a committed golden checkpoint.
-pub fn fixture(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden").join(case)
-}
-
 /// The same checkpoint as `case`, its config.json changed by `edit`.
-pub fn edited_checkpoint(case: &str, edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) -> Checkpoint {
+pub(crate) fn edited_checkpoint(
+    case: &str,
+    edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
+) -> Checkpoint {
     let mut files: BTreeMap<String, Bytes> = BTreeMap::new();
-    for entry in std::fs::read_dir(fixture(case)).expect("the fixture is committed") {
+    for entry in std::fs::read_dir(folder(case)).expect("the fixture is committed") {
         let path = entry.expect("a folder entry").path();
         let name = path.file_name().expect("a file").to_string_lossy().into_owned();
         files.insert(name, std::fs::read(&path).expect("a readable file").into());
@@ -34,20 +32,20 @@ pub fn edited_checkpoint(case: &str, edit: impl FnOnce(&mut serde_json::Map<Stri
 
 /// One part of a step: `count` tokens of sequence `seq`, from `start`.
 #[derive(Clone, Copy, Debug)]
-pub struct Part {
-    pub seq: usize,
-    pub start: usize,
-    pub count: usize,
+pub(crate) struct Part {
+    pub(crate) seq: usize,
+    pub(crate) start: usize,
+    pub(crate) count: usize,
 }
 
 /// A model and the caches of up to four sequences.
-pub struct Harness {
-    pub model: DeepseekV3,
+pub(crate) struct Harness {
+    pub(crate) model: DeepseekV3,
     prompts: Vec<Vec<u32>>,
 }
 
 impl Harness {
-    pub fn new(checkpoint: &Checkpoint, device: Device, prompts: &[Vec<u32>]) -> Self {
+    pub(crate) fn new(checkpoint: &Checkpoint, device: Device, prompts: &[Vec<u32>]) -> Self {
         assert!(prompts.len() <= NUM_SEQS);
         let ctx = Context::new(device, None).expect("threads");
         let kv_cache_dtype = if device == Device::Reference { DType::F32 } else { DType::BF16 };
@@ -59,7 +57,7 @@ impl Harness {
     }
 
     /// The batch of `parts`, of which the first `num_absorbed_seqs` take the absorbed path; logits of every row.
-    pub fn batch(&self, parts: &[Part], num_absorbed_seqs: usize) -> Batch {
+    pub(crate) fn batch(&self, parts: &[Part], num_absorbed_seqs: usize) -> Batch {
         let max_blocks = NUM_BLOCKS / NUM_SEQS;
         let mut batch = Batch { max_blocks, num_absorbed_seqs, query_start_loc: vec![0], ..Batch::default() };
         for &Part { seq, start, count } in parts {
@@ -84,7 +82,7 @@ impl Harness {
     }
 
     /// Runs a batch; one row of logits per token.
-    pub fn run(&mut self, batch: &Batch) -> Vec<Vec<f32>> {
+    pub(crate) fn run(&mut self, batch: &Batch) -> Vec<Vec<f32>> {
         let vocab_size = self.model.vocab_size();
         let mut logits = vec![f32::NAN; batch.logits_indices.len() * vocab_size];
         self.model.forward(batch, &mut logits).expect("the step runs");
@@ -92,7 +90,7 @@ impl Harness {
     }
 
     /// All logits of sequence `seq`, computed in chunks of the given sizes.
-    pub fn run_chunks(&mut self, seq: usize, chunks: &[usize], absorbed: bool) -> Vec<Vec<f32>> {
+    pub(crate) fn run_chunks(&mut self, seq: usize, chunks: &[usize], absorbed: bool) -> Vec<Vec<f32>> {
         let mut rows = Vec::new();
         for &count in chunks {
             let batch = self.batch(&[Part { seq, start: rows.len(), count }], usize::from(absorbed));
@@ -104,7 +102,7 @@ impl Harness {
 }
 
 /// Token ids that look random and repeat for a seed.
-pub fn prompt(seed: u64, len: usize, vocab_size: u64) -> Vec<u32> {
+pub(crate) fn prompt(seed: u64, len: usize, vocab_size: u64) -> Vec<u32> {
     let mut state = seed;
     (0..len)
         .map(|_| {

@@ -147,7 +147,8 @@ fn the_order_of_slots_changes_nothing_and_an_id_listed_twice_counts_twice() {
     case.ids = vec![4, 1, 4, 1, 4, 4];
     case.weights = vec![0.5, 0.25, 0.5, 0.25, 0.5, 0.5];
     let (x, before) = (case.x[..40].to_vec(), case.before[..40].to_vec());
-    (case.x[40..].copy_from_slice(&x), case.before[40..].copy_from_slice(&before));
+    case.x[40..].copy_from_slice(&x);
+    case.before[40..].copy_from_slice(&before);
     let expected = case.naive();
     for ctx in contexts() {
         let out = case.run(&ctx);

@@ -70,9 +70,9 @@ fn naive(x: &[f32], weight: &Matrix, bias: &[f32], rule: Rule) -> (Vec<i32>, Vec
         let beaten_by = |g: usize, of: &[f64]| {
             (0..of.len()).filter(|&other| of[other] > of[g] || (of[other] == of[g] && other < g)).count()
         };
-        for e in 0..num_experts {
-            if beaten_by(e / group_size, &scores) >= rule.topk_group {
-                b[e] = f64::NEG_INFINITY;
+        for (group, scores_of_group) in b.chunks_mut(group_size).enumerate() {
+            if beaten_by(group, &scores) >= rule.topk_group {
+                scores_of_group.fill(f64::NEG_INFINITY);
             }
         }
         let mut ids: Vec<usize> = (0..num_experts).filter(|&e| beaten_by(e, &b) < rule.num_experts_per_tok).collect();

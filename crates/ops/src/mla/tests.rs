@@ -7,8 +7,9 @@ use crate::reference_util::dequantise;
 use crate::test_util::{Strided, context, contexts};
 use crate::{Context, Device, Error, NO_POSITION, Result};
 
-const FORMS: [(&str, fn(&Context, Mla<'_>) -> Result<()>); 2] =
-    [("expanded", mla_expanded), ("absorbed", mla_absorbed)];
+type Form = fn(&Context, Mla<'_>) -> Result<()>;
+
+const FORMS: [(&str, Form); 2] = [("expanded", mla_expanded), ("absorbed", mla_absorbed)];
 
 /// Content of `out` before a call: rows of no sequence keep it.
 const UNTOUCHED: f32 = 12345.0;

@@ -3,6 +3,12 @@
 //! How many queries go together changes no result: each has its own accumulators, and each accumulator meets the keys in
 //! ascending order.
 
+#![allow(
+    clippy::needless_range_loop,
+    clippy::too_many_arguments,
+    reason = "blocks of registers are indexed by constants, and a kernel's operands are no struct"
+)]
+
 use bytemuck::{Pod, Zeroable};
 
 use crate::numerics::{Stored, dots, store};
