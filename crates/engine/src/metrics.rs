@@ -1,7 +1,7 @@
 //! What the engine tells a metrics recorder.
 //!
-//! `cachalot_kv_blocks_cached` and `cachalot_prefix_cache_hit_tokens_total` will come with the prefix cache, the
-//! `cachalot_spec_decode_…` counters with speculation: a metric that is always 0 would be a lie.
+//! There is no prefix cache and no speculation yet. Their metrics are there all the same, at the 0 that is the truth, so that a
+//! dashboard made for the stable names finds them all.
 
 use metrics::{Counter, Gauge, Histogram, Unit};
 
@@ -24,6 +24,15 @@ impl Metrics {
     pub(crate) fn register(num_blocks: usize) -> Self {
         metrics::describe_gauge!("cachalot_kv_blocks_total", Unit::Count, "Blocks of the KV cache");
         metrics::gauge!("cachalot_kv_blocks_total").set(num_blocks as f64);
+        gauge("cachalot_kv_blocks_cached", "KV cache blocks that hold keys of ended requests, for later ones to use")
+            .set(0.0);
+        for (name, description) in [
+            ("cachalot_prefix_cache_hit_tokens_total", "Prompt tokens whose keys were found in the prefix cache"),
+            ("cachalot_spec_decode_draft_tokens_total", "Tokens drafted by the MTP module"),
+            ("cachalot_spec_decode_accepted_tokens_total", "Drafted tokens that the model accepted"),
+        ] {
+            counter(name, description).absolute(0);
+        }
         Metrics {
             requests_running: gauge("cachalot_requests_running", "Requests that hold KV cache blocks"),
             requests_waiting: gauge("cachalot_requests_waiting", "Accepted requests that hold no KV cache blocks"),

@@ -30,6 +30,14 @@ fn metrics_follow_the_requests() {
             ["prompt_tokens_total", "generated_tokens_total", "preemptions_total"].map(value),
             [25.0, 15.0, 0.0]
         );
+        // What there is no code for yet counts nothing, under the names that it will have.
+        let to_come = [
+            "kv_blocks_cached",
+            "prefix_cache_hit_tokens_total",
+            "spec_decode_draft_tokens_total",
+            "spec_decode_accepted_tokens_total",
+        ];
+        assert_eq!(to_come.map(value), [0.0; 4]);
         // The request of one token has no time between tokens.
         let histograms = ["time_to_first_token", "time_per_output_token", "queue", "step"];
         let num_steps = handle.stats().num_steps as f64;
