@@ -8,7 +8,7 @@ use half::bf16;
 use rayon::iter::{IndexedParallelIterator, ParallelIterator};
 use rayon::slice::ParallelSliceMut;
 
-use super::tile::{Softmax, TILE_KEYS, TILE_QUERIES, attend, weighted_sums};
+use super::tile::{Queries, Softmax, TILE_KEYS, TILE_QUERIES, attend, weighted_sums};
 use super::{Mla, MlaDims, visible};
 use crate::columns::{ColumnBlock, column_blocks};
 use crate::linear::cpu::multiply;
@@ -242,7 +242,8 @@ impl ExpandedTile<'_, '_> {
         for (t, sums) in sums.iter_mut().enumerate() {
             sums.copy_from_slice(self.out.row_mut(first + t));
         }
-        attend(simd, self.step.scale, queries, num_keys, &key, &value, softmax, sums);
+        let scale = self.step.scale;
+        attend(simd, Queries { scale, queries, softmax, sums }, num_keys, &key, &value);
         for (t, sums) in self.sums.chunks_exact(v).take(T).enumerate() {
             self.out.row_mut(first + t).copy_from_slice(sums);
         }
@@ -409,12 +410,12 @@ where
                     let queries: [&[f32]; TILE_QUERIES] = std::array::from_fn(|t| query(head + t));
                     let softmax = softmax[head..].first_chunk_mut().expect("TILE_QUERIES heads are left");
                     let sums = chunks_mut(&mut latents[head * rank..], rank);
-                    attend(simd, scale, queries, len, &key, &value, softmax, sums);
+                    attend(simd, Queries { scale, queries, softmax, sums }, len, &key, &value);
                     head += TILE_QUERIES;
                 } else {
                     let softmax = softmax[head..].first_chunk_mut().expect("a head is left");
                     let sums = chunks_mut(&mut latents[head * rank..], rank);
-                    attend(simd, scale, [query(head)], len, &key, &value, softmax, sums);
+                    attend(simd, Queries { scale, queries: [query(head)], softmax, sums }, len, &key, &value);
                     head += 1;
                 }
             }

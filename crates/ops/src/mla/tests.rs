@@ -121,12 +121,12 @@ impl Inputs {
         Inputs { case, paged, num_tokens, q, kv_b_proj, topk_indices, scale: 0.7 }
     }
 
-    fn run(&self, form: fn(&Context, Mla<'_>) -> Result<()>, ctx: &Context) -> Vec<f32> {
+    fn run(&self, form: Form, ctx: &Context) -> Vec<f32> {
         self.run_paged(form, ctx, &self.paged)
     }
 
     /// Runs `form` over all rows of the step, of which those in `paged` take part.
-    fn run_paged(&self, form: fn(&Context, Mla<'_>) -> Result<()>, ctx: &Context, paged: &PagedCase) -> Vec<f32> {
+    fn run_paged(&self, form: Form, ctx: &Context, paged: &PagedCase) -> Vec<f32> {
         let shape = [self.num_tokens, self.case.heads * self.case.v];
         let q = Strided::new(&self.q, [self.num_tokens, self.case.heads * (self.case.nope + self.case.rope)]);
         let mut out = Strided::new(&vec![UNTOUCHED; shape[0] * shape[1]], shape);

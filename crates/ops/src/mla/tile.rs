@@ -3,11 +3,7 @@
 //! How many queries go together changes no result: each has its own accumulators, and each accumulator meets the keys in
 //! ascending order.
 
-#![allow(
-    clippy::needless_range_loop,
-    clippy::too_many_arguments,
-    reason = "blocks of registers are indexed by constants, and a kernel's operands are no struct"
-)]
+use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
@@ -41,20 +37,26 @@ impl Softmax {
     }
 }
 
-/// Lets `T` queries meet the keys `0..num_keys`, which all of them see: updates `softmax[t]` and
-/// `sums[t] = Σ_j exp(logit_j - max) · value(j)`, with `logit_j = scale · queries[t]·key(j)`.
-///
-/// `num_keys` is from 1 to [`TILE_KEYS`].
+/// `T` queries, and what they have gathered from the keys met so far.
+pub(super) struct Queries<'a, const T: usize> {
+    /// Factor on the logits.
+    pub(super) scale: f32,
+    /// The queries.
+    pub(super) queries: [&'a [f32]; T],
+    /// Their softmax.
+    pub(super) softmax: &'a mut [Softmax; T],
+    /// `sums[t] = Σ_j exp(logit_j - max) · value(j)`, with `logit_j = scale · queries[t]·key(j)`.
+    pub(super) sums: [&'a mut [f32]; T],
+}
+
+/// Lets queries meet the keys `0..num_keys`, from 1 to [`TILE_KEYS`], which all of them see.
 #[inline(always)]
 pub(super) fn attend<S: Simd, K: Stored, V: Stored, const T: usize>(
     simd: S,
-    scale: f32,
-    queries: [&[f32]; T],
+    Queries { scale, queries, softmax, sums }: Queries<'_, T>,
     num_keys: usize,
     key: &impl Fn(usize) -> K,
     value: &impl Fn(usize) -> V,
-    softmax: &mut [Softmax; T],
-    sums: [&mut [f32]; T],
 ) {
     // What is past the last key weighs exp(-inf) = 0.
     let mut weights = [[f32::NEG_INFINITY; TILE_KEYS]; T];
@@ -152,24 +154,28 @@ pub(super) fn weighted_sums<S: Simd, V: Stored, const T: usize>(
         return;
     }
     let (len, block_len) = (sums[0].len(), row(0).block().max(1));
+    let mut start = 0;
     for block in 0..len.div_ceil(block_len) {
-        let end = len.min((block + 1) * block_len);
-        let mut start = block * block_len;
-        while start < end {
-            if end - start >= 4 * LANES {
-                columns::<S, V, T, 4>(simd, weights, row, factors, &mut sums, block, start, end);
-                start += 4 * LANES;
-            } else {
-                columns::<S, V, T, 1>(simd, weights, row, factors, &mut sums, block, start, end);
-                start += LANES;
+        let end = len.min(start + block_len);
+        while end - start >= 4 * LANES {
+            columns::<S, V, T, 4>(simd, weights, row, factors, &mut sums, block, start);
+            start += 4 * LANES;
+        }
+        while end - start >= LANES {
+            columns::<S, V, T, 1>(simd, weights, row, factors, &mut sums, block, start);
+            start += LANES;
+        }
+        if start < end {
+            for ((weights, factor), sums) in weights.into_iter().zip(factors).zip(&mut sums) {
+                last_columns(simd, weights, row, factor, sums, block, start..end);
             }
+            start = end;
         }
     }
 }
 
-/// The part of [`weighted_sums`] for `C` vectors of columns, from `start`, at most up to `end`.
+/// The part of [`weighted_sums`] for `C` vectors of columns from `start`.
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "the inner loop of weighted_sums, split off to be generic over C")]
 fn columns<S: Simd, V: Stored, const T: usize, const C: usize>(
     simd: S,
     weights: [&[f32]; T],
@@ -178,37 +184,57 @@ fn columns<S: Simd, V: Stored, const T: usize, const C: usize>(
     sums: &mut [&mut [f32]; T],
     block: usize,
     start: usize,
-    end: usize,
 ) {
     let nothing = simd.splat(0.0);
     let mut accumulators = [[nothing; C]; T];
-    for t in 0..T {
-        let factor = simd.splat(factors[t]);
-        for c in 0..C {
-            let sum = Stored::load(&*sums[t], simd, start + c * LANES, end, nothing);
-            accumulators[t][c] = simd.mul_add(sum, factor, nothing);
+    for ((accumulators, sums), factor) in accumulators.iter_mut().zip(sums.iter()).zip(factors) {
+        let (sums, factor) = ((&**sums).vectors(start, C), simd.splat(factor));
+        for (accumulator, sum) in accumulators.iter_mut().zip(sums) {
+            *accumulator = simd.mul_add(simd.load(sum), factor, nothing);
         }
     }
-    for j in 0..weights[0].len() {
+    let num_rows = weights[0].len();
+    for j in 0..num_rows {
         let row = row(j);
-        let scale = row.scale(simd, block);
+        let (scale, vectors) = (row.scale(simd, block), row.vectors(start, C));
         let mut values = [nothing; C];
-        for c in 0..C {
-            values[c] = row.load(simd, start + c * LANES, end, scale);
+        for (c, value) in values.iter_mut().enumerate() {
+            *value = V::load_vector(simd, vectors, c, scale);
         }
-        for t in 0..T {
-            let weight = simd.splat(weights[t][j]);
-            for c in 0..C {
-                accumulators[t][c] = simd.mul_add(weight, values[c], accumulators[t][c]);
+        for (accumulators, weights) in accumulators.iter_mut().zip(weights) {
+            let weight = simd.splat(weights[j]);
+            for (accumulator, value) in accumulators.iter_mut().zip(values) {
+                *accumulator = simd.mul_add(weight, value, *accumulator);
             }
         }
     }
-    for t in 0..T {
-        for c in 0..C {
-            let first = start + c * LANES;
-            store(simd, accumulators[t][c], &mut sums[t][first..end.min(first + LANES)]);
+    for (accumulators, sums) in accumulators.into_iter().zip(sums) {
+        for (accumulator, sum) in accumulators.into_iter().zip(sums[start..].as_chunks_mut().0) {
+            simd.store(accumulator, sum);
         }
     }
+}
+
+/// The part of [`weighted_sums`] for one query and fewer columns than a vector has.
+#[inline(always)]
+fn last_columns<S: Simd, V: Stored>(
+    simd: S,
+    weights: &[f32],
+    row: &impl Fn(usize) -> V,
+    factor: f32,
+    sums: &mut [f32],
+    block: usize,
+    columns: Range<usize>,
+) {
+    let nothing = simd.splat(0.0);
+    let sum = Stored::load(&*sums, simd, columns.start, columns.end, nothing);
+    let mut accumulator = simd.mul_add(sum, simd.splat(factor), nothing);
+    for (j, &weight) in weights.iter().enumerate() {
+        let row = row(j);
+        let value = row.load(simd, columns.start, columns.end, row.scale(simd, block));
+        accumulator = simd.mul_add(simd.splat(weight), value, accumulator);
+    }
+    store(simd, accumulator, &mut sums[columns]);
 }
 
 #[cfg(test)]
