@@ -72,3 +72,28 @@ impl Context {
         &self.pool
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_known_by_their_names() {
+        for device in [Device::Reference, Device::Cpu] {
+            assert_eq!(device.name().parse(), Ok(device));
+        }
+        assert_eq!("cuda".parse::<Device>(), Err("unknown device `cuda`; known: cpu, reference".to_owned()));
+    }
+
+    #[test]
+    fn a_context_has_the_threads_asked_for() {
+        let threads =
+            |num| Context::new(Device::Cpu, NonZeroUsize::new(num)).expect("threads").pool().current_num_threads();
+        assert_eq!((threads(1), threads(3)), (1, 3));
+        assert_eq!(
+            threads(0),
+            std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            "one per core if not said"
+        );
+    }
+}
