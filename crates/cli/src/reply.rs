@@ -1,7 +1,5 @@
 //! One reply of the model, from a prompt's ids to pieces of text.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use anyhow::bail;
 use cachalot_engine::{Event, FinishReason, Request, SamplingParams};
 use cachalot_prompt::{Delta, OutputMode, OutputOptions, OutputParser};
@@ -36,13 +34,14 @@ impl Loaded {
         let defaults = prompt.sampling_defaults();
         let room = self.engine.limits().max_model_len.saturating_sub(question.ids.len());
         let room = u32::try_from(room).unwrap_or(u32::MAX);
+        let seed = sampling.seed.map_or_else(getrandom::u64, Ok)?;
         let sampling = SamplingParams {
             temperature: sampling.temperature.or(defaults.temperature).unwrap_or(1.0),
             top_p: sampling.top_p.or(defaults.top_p).unwrap_or(1.0),
             top_k: defaults.top_k,
             min_p: defaults.min_p.unwrap_or(0.0),
             repetition_penalty: defaults.repetition_penalty.unwrap_or(1.0),
-            seed: sampling.seed.unwrap_or_else(seed_from_clock),
+            seed,
             max_tokens: sampling.max_tokens.unwrap_or(room),
             eos_token_ids: self.eos_token_ids.clone(),
             ..SamplingParams::default()
@@ -65,9 +64,4 @@ impl Loaded {
             }
         }
     }
-}
-
-/// Another seed each time; nothing depends on it being unpredictable.
-fn seed_from_clock() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
