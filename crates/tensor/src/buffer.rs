@@ -4,21 +4,22 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::{DType, Shape, View, ViewMut};
 
-/// One cache line. A vector of these starts at an address that every dtype and every vector register can be read from.
+/// A vector of these starts at an address that every dtype can be read from. Sixteen bytes are what the allocator gives of
+/// itself: beyond that it clears memory by writing zeros, which would touch every page of a cache at start.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+#[repr(C, align(16))]
+struct Chunk([u8; 16]);
 
-/// Bytes that start at a multiple of 64.
+/// Bytes that start at a multiple of 16.
 #[derive(Debug)]
 pub(crate) struct AlignedBytes {
-    lines: Vec<Line>,
+    chunks: Vec<Chunk>,
     len: usize,
 }
 
 impl AlignedBytes {
     fn zeroed(len: usize) -> Self {
-        AlignedBytes { lines: bytemuck::zeroed_vec(len.div_ceil(64)), len }
+        AlignedBytes { chunks: bytemuck::zeroed_vec(len.div_ceil(size_of::<Chunk>())), len }
     }
 
     pub(crate) fn copy_of(bytes: &[u8]) -> Self {
@@ -30,13 +31,13 @@ impl AlignedBytes {
 
 impl AsRef<[u8]> for AlignedBytes {
     fn as_ref(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.lines)[..self.len]
+        &bytemuck::cast_slice(&self.chunks)[..self.len]
     }
 }
 
 impl AsMut<[u8]> for AlignedBytes {
     fn as_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+        &mut bytemuck::cast_slice_mut(&mut self.chunks)[..self.len]
     }
 }
 
