@@ -48,7 +48,7 @@ pub use chat::{Chat, Message, Role, ToolCall};
 pub use detokenizer::Detokenizer;
 pub use error::{Error, Result};
 pub use files::PromptFiles;
-pub use output::{Delta, OutputMode, OutputOptions, OutputParser};
+pub use output::{Defect, Delta, OutputMode, OutputOptions, OutputParser};
 pub use prompt::{Prompt, Rendered, SamplingDefaults};
 pub use release::{Release, ThinkingPolicy};
 pub use stop::StopStrings;

@@ -16,6 +16,22 @@ pub enum Delta {
     Reasoning(String),
     /// A part of the answer.
     Content(String),
+    /// A tool call begins; it ends where the next one begins or the reply ends.
+    CallBegin {
+        /// The function's name.
+        name: String,
+    },
+    /// A part of the arguments, as JSON text, of the call that began last.
+    CallArguments(String),
+}
+
+/// Tool-call markup that is malformed beyond repair, so that what the model wanted to call cannot be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defect {
+    /// What is wrong with it.
+    pub message: String,
+    /// The markup, as far as it is part of nothing else.
+    pub text: String,
 }
 
 /// What kind of request the output belongs to.
@@ -58,6 +74,8 @@ pub struct OutputParser {
     /// the end of padded reasoning, dropped if `</think>` comes next.
     held: String,
     reasoning_tokens: usize,
+    defect: Option<Defect>,
+    num_calls: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,6 +109,8 @@ impl OutputParser {
             trimming: reasoning && padded,
             held: String::new(),
             reasoning_tokens: 0,
+            defect: None,
+            num_calls: 0,
         }
     }
 
@@ -140,6 +160,16 @@ impl OutputParser {
     /// The stop string that ended the content.
     pub fn stop_hit(&self) -> Option<&str> {
         self.stop.hit()
+    }
+
+    /// What was wrong with tool-call markup of which no call could be made.
+    pub fn defect(&self) -> Option<&Defect> {
+        self.defect.as_ref()
+    }
+
+    /// The number of tool calls that have begun.
+    pub fn num_calls(&self) -> usize {
+        self.num_calls
     }
 
     /// Whether the reply is still within its reasoning.

@@ -79,7 +79,9 @@ impl Decoder {
         for delta in deltas {
             let (part, so_far) = match delta {
                 Delta::Reasoning(part) => (part, &mut text.reasoning),
-                Delta::Content(part) => (part, &mut text.content),
+                Delta::Content(part) | Delta::CallBegin { name: part } | Delta::CallArguments(part) => {
+                    (part, &mut text.content)
+                }
             };
             self.num_chars += part.chars().count();
             if so_far.is_empty() { *so_far = part } else { so_far.push_str(&part) }

@@ -153,6 +153,8 @@ async fn answer(
         match delta {
             Delta::Reasoning(text) => reasoning.push_str(text),
             Delta::Content(text) => content.push_str(text),
+            // There are no tools here, so nothing can answer a call: it is shown, and not kept.
+            Delta::CallBegin { .. } | Delta::CallArguments(_) => {}
         }
         screen.show(delta)
     });
@@ -178,7 +180,7 @@ impl<W: Write> Screen<'_, W> {
     fn show(&mut self, delta: &Delta) -> anyhow::Result<()> {
         let (text, is_dim) = match delta {
             Delta::Reasoning(text) => (text, true),
-            Delta::Content(text) => (text, false),
+            Delta::Content(text) | Delta::CallBegin { name: text } | Delta::CallArguments(text) => (text, false),
         };
         self.set_dim(is_dim)?;
         self.out.write_all(text.as_bytes())?;

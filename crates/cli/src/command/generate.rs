@@ -57,7 +57,7 @@ pub(crate) fn run(args: GenerateArgs) -> anyhow::Result<()> {
     runtime.block_on(loaded.reply(question, &args.sampling, |delta| {
         match delta {
             Delta::Reasoning(text) => io::stderr().write_all(text.as_bytes())?,
-            Delta::Content(text) => {
+            Delta::Content(text) | Delta::CallBegin { name: text } | Delta::CallArguments(text) => {
                 stdout.write_all(text.as_bytes())?;
                 stdout.flush()?;
             }
