@@ -226,7 +226,7 @@ impl Prompt {
 
     /// Whether the reply will have reasoning. V3.1 and its successors before V3.2 were not trained to call tools while
     /// they think, so with tools they reply at once, as the hosted service does.
-    fn thinks(&self, chat: &Chat) -> bool {
+    pub fn thinks(&self, chat: &Chat) -> bool {
         let calls_without_thinking =
             matches!(self.release, Release::V3_1 | Release::V3_1Terminus | Release::V3_2Exp) && !chat.tools.is_empty();
         match self.release.thinking_policy() {

@@ -1,9 +1,10 @@
 //! From the messages of a request to a prompt.
 
-use cachalot_prompt::{Chat, Message, Prompt, Rendered, Role, ToolCall};
+use cachalot_prompt::{Chat, Message, Prompt, Release, Rendered, Role, ToolCall};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
+use crate::history::{self, MissingReasoning};
 use crate::state::{CHAT_ALIAS, REASONER_ALIAS};
 use crate::wire::chat::{self, ChatFields, ReasoningEffort, ThinkingKind, ToolChoice};
 
@@ -14,12 +15,16 @@ const MAX_TOOLS: usize = 128;
 pub(crate) struct ValidChat {
     chat: Chat,
     thinking: Option<bool>,
+    tool_choice: ToolChoice,
 }
 
 /// Checks the messages and tools, and finds out whether thinking was asked for.
 pub(crate) fn validate(fields: ChatFields, model: Option<&str>) -> Result<ValidChat, ApiError> {
     if fields.messages.is_empty() {
         return Err(ApiError::invalid("messages is empty; at least one message is needed").with_param("messages"));
+    }
+    if let Some(user_id) = &fields.user_id {
+        check_user_id(user_id)?;
     }
     let template_kwargs = fields.chat_template_kwargs.unwrap_or_default();
     let variable = |name| template_kwargs.get(name).and_then(Value::as_bool);
@@ -28,27 +33,64 @@ pub(crate) fn validate(fields: ChatFields, model: Option<&str>) -> Result<ValidC
         Some(REASONER_ALIAS) => Some(true),
         _ => None,
     };
+    // These weights know one effort; of all its values only `none` says something about them.
+    let nested_effort = fields.thinking.as_ref().and_then(|thinking| thinking.reasoning_effort);
+    let effort = fields.reasoning_effort.or(nested_effort);
     let thinking = fields
         .thinking
-        .map(|thinking| thinking.kind == ThinkingKind::Enabled)
+        .map(|thinking| thinking.kind != ThinkingKind::Disabled)
         .or_else(|| variable("thinking"))
         .or_else(|| variable("enable_thinking"))
-        // These weights know one effort; of all its values only this one says something about them.
-        .or_else(|| (fields.reasoning_effort == Some(ReasoningEffort::None)).then_some(false))
+        .or_else(|| (effort == Some(ReasoningEffort::None)).then_some(false))
         .or(by_model);
-    // With `none` the model is not to know of the tools.
-    let tools = match fields.tool_choice {
-        Some(ToolChoice::None) => Vec::new(),
-        _ => tools(fields.tools.unwrap_or_default())?,
+    let tools = tools(fields.tools.unwrap_or_default())?;
+    let tool_choice = match fields.tool_choice {
+        None => ToolChoice::Auto,
+        Some(choice) => choice,
     };
+    check_tool_choice(&tool_choice, &tools)?;
     let messages = fields.messages.into_iter().enumerate().map(|(index, message)| self::message(index, message));
-    let messages = messages.collect::<Result<_, _>>()?;
-    Ok(ValidChat { chat: Chat { messages, tools, thinking: false, template_kwargs }, thinking })
+    let mut messages = messages.collect::<Result<Vec<_>, _>>()?;
+    history::order_results(&mut messages)?;
+    Ok(ValidChat { chat: Chat { messages, tools, thinking: false, template_kwargs }, thinking, tool_choice })
+}
+
+fn check_user_id(user_id: &str) -> Result<(), ApiError> {
+    let is_allowed = |character: char| character.is_ascii_alphanumeric() || character == '_' || character == '-';
+    if (1..=512).contains(&user_id.len()) && user_id.chars().all(is_allowed) {
+        return Ok(());
+    }
+    Err(ApiError::invalid("Invalid user_id value, a text matching ^[A-Za-z0-9_-]{1,512}$ is needed")
+        .with_param("user_id"))
+}
+
+/// A call can be forced only if there is something to call.
+fn check_tool_choice(choice: &ToolChoice, tools: &[Value]) -> Result<(), ApiError> {
+    let message = match choice {
+        ToolChoice::Required if tools.is_empty() => "Invalid tool_choice value, `required` needs tools".to_owned(),
+        ToolChoice::Named(name) if tools.iter().all(|tool| tool["function"]["name"] != name.as_str()) => {
+            format!("Invalid tool_choice value, `{name}` is not the name of one of the tools")
+        }
+        _ => return Ok(()),
+    };
+    Err(ApiError::invalid(message).with_param("tool_choice"))
 }
 
 fn message(index: usize, message: chat::Message) -> Result<Message, ApiError> {
-    let chat::Message { role, content, reasoning_content, tool_calls, tool_call_id, name } = message;
+    let chat::Message {
+        role,
+        content,
+        reasoning_content,
+        tool_calls,
+        tool_call_id,
+        name,
+        prefix,
+        tools: own_tools,
+        response_format,
+    } = message;
+    let is_agent_turn = own_tools.is_some() || response_format.is_some();
     let role = match role {
+        chat::Role::Developer if is_agent_turn => Role::Developer,
         chat::Role::System | chat::Role::Developer => Role::System,
         chat::Role::User => Role::User,
         chat::Role::Assistant => Role::Assistant,
@@ -74,9 +116,9 @@ fn message(index: usize, message: chat::Message) -> Result<Message, ApiError> {
         tool_calls: tool_calls.collect(),
         tool_call_id,
         name,
-        tools: Vec::new(),
-        response_format: None,
-        prefix: false,
+        tools: tools(own_tools.unwrap_or_default())?,
+        response_format,
+        prefix: prefix.unwrap_or(false),
     })
 }
 
@@ -105,12 +147,62 @@ fn check_function_name(index: usize, name: Option<&Value>) -> Result<(), ApiErro
 }
 
 impl ValidChat {
+    /// Settles what depends on the checkpoint: thinking, and which tools the model is to know of.
+    ///
+    /// # Errors
+    /// 400 for tools that the release cannot call.
+    pub(crate) fn settle(self, prompt: &Prompt) -> Result<SettledChat, ApiError> {
+        let ValidChat { mut chat, thinking, tool_choice } = self;
+        let release = prompt.release();
+        chat.thinking = thinking.unwrap_or_else(|| prompt.thinks_by_default());
+        if release == Release::V3_2Speciale && !chat.tools.is_empty() && tool_choice != ToolChoice::None {
+            return Err(ApiError::invalid("DeepSeek-V3.2-Speciale does not support tools; leave out `tools`")
+                .with_param("tools"));
+        }
+        // V3.2 keeps tools in the prompt that it must not call, so that conversations begin alike whatever the choice. Its
+        // predecessors do not think with tools in the prompt.
+        if tool_choice == ToolChoice::None && release != Release::V3_2 {
+            chat.tools.clear();
+        }
+        Ok(SettledChat { thinking: prompt.thinks(&chat), chat, tool_choice })
+    }
+}
+
+/// A conversation that one checkpoint can be asked to continue.
+pub(crate) struct SettledChat {
+    chat: Chat,
+    pub(crate) thinking: bool,
+    pub(crate) tool_choice: ToolChoice,
+}
+
+impl SettledChat {
+    /// Whether the model can go on from here.
+    ///
+    /// # Errors
+    /// 400 with the message that is at fault.
+    pub(crate) fn check_completeness(
+        &self,
+        release: Release,
+        missing_reasoning: MissingReasoning,
+    ) -> Result<(), ApiError> {
+        history::check_completeness(&self.chat.messages, release, self.thinking, missing_reasoning)
+    }
+
+    /// Every text that the client sent, for whoever looks for a word.
+    pub(crate) fn mentions(&self, word: &str) -> bool {
+        self.chat.messages.iter().any(|message| message.text().to_ascii_lowercase().contains(word))
+    }
+
+    /// The functions that the model may call.
+    pub(crate) fn tools(&self) -> &[Value] {
+        &self.chat.tools
+    }
+
     /// Renders the conversation. Slow for long ones.
     ///
     /// # Errors
     /// 400 if this conversation cannot be encoded, 500 if none could.
-    pub(crate) fn render(mut self, prompt: &Prompt) -> Result<Rendered, ApiError> {
-        self.chat.thinking = self.thinking.unwrap_or_else(|| prompt.thinks_by_default());
+    pub(crate) fn render(&self, prompt: &Prompt) -> Result<Rendered, ApiError> {
         prompt.render(&self.chat).map_err(prompt_error)
     }
 }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use cachalot_engine::{Limits, PositionLogprobs, SamplingParams};
-use cachalot_prompt::{Detokenizer, SamplingDefaults, Tokenizer};
+use cachalot_prompt::{Delta, Detokenizer, SamplingDefaults, Tokenizer};
 
 use crate::answer::Answer;
 use crate::blocking::on_blocking_thread;
@@ -14,11 +13,12 @@ use crate::body::JsonBytes;
 use crate::chat_prompt::prompt_error;
 use crate::decoder::Decoder;
 use crate::error::ApiError;
-use crate::generation::{Generation, Output, Plan, TokenOutput};
+use crate::generation::{AnswerLimit, End, Generation, Output, Plan, TokenOutput};
 use crate::sampling::{self, MAX_LOGPROBS, Streaming, ValidFields, check_token_id};
 use crate::sse::{self, ChunkWriter, WriteChunks, write_json};
 use crate::state::{AppState, Served};
 use crate::token_names::TokenNames;
+use crate::whole;
 use crate::wire::common::CommonFields;
 use crate::wire::completion::{Completion, CompletionChoice, CompletionFields, Prompts};
 use crate::wire::logprobs::{LOGPROB_FLOOR, LegacyLogprobs, PromptLogprob, PromptPosition, TopMap};
@@ -44,7 +44,7 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
         // Without a tokenizer there is no text to watch.
         served.prompt()?;
     }
-    let prompts = read_prompts(served, fields.prompt).await?;
+    let prompts = read_prompts(served, fields.prompt, fields.suffix).await?;
     let plan = plan(&prompts, &valid, &options, fields.max_tokens, limits)?;
     let new_decoder = || Decoder::completion(served.prompt.as_deref(), &valid.stop);
     let generation = Generation::submit(&served.engine, plan, new_decoder)?;
@@ -56,7 +56,7 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
         .collect();
     let renderer = Renderer { names, options, prompts, choices };
     match valid.streaming {
-        Streaming::Off => collect(generation, renderer, answer).await.map_err(|error| state.explain_failure(error)),
+        Streaming::Off => whole::respond(&state, collect(generation, renderer, answer)).await,
         Streaming::On { include_usage } => {
             let chunks = ChunkWriter::new(&answer, "text_completion", include_usage);
             Ok(sse::respond(generation, Chunks { renderer, chunks }, state.config().keep_alive_interval))
@@ -74,8 +74,13 @@ struct Options {
 
 impl Options {
     fn validate(fields: &CompletionFields) -> Result<Self, ApiError> {
-        if fields.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
-            return Err(ApiError::invalid("suffix (fill in the middle) is not supported yet").with_param("suffix"));
+        let echo = fields.echo.unwrap_or(false);
+        if fields.suffix.is_some() && (echo || fields.prompt_logprobs.is_some()) {
+            return Err(ApiError::invalid(
+                "Invalid suffix value, echo and prompt_logprobs are about a prompt that the text continues; \
+                 what is filled in stands between prompt and suffix",
+            )
+            .with_param("suffix"));
         }
         if fields.best_of.is_some_and(|best_of| best_of > 1) {
             return Err(
@@ -83,7 +88,7 @@ impl Options {
             );
         }
         Ok(Options {
-            echo: fields.echo.unwrap_or(false),
+            echo,
             logprobs: num_logprobs("logprobs", fields.logprobs)?,
             prompt_logprobs: num_logprobs("prompt_logprobs", fields.prompt_logprobs)?,
             tokens_as_ids: fields.return_tokens_as_token_ids.unwrap_or(false),
@@ -113,8 +118,11 @@ struct ReadPrompt {
     ids: Vec<u32>,
 }
 
-async fn read_prompts(served: &Served, prompts: Prompts) -> Result<Vec<ReadPrompt>, ApiError> {
+async fn read_prompts(served: &Served, prompts: Prompts, suffix: Option<String>) -> Result<Vec<ReadPrompt>, ApiError> {
     let read: Vec<ReadPrompt> = match prompts {
+        Prompts::Ids(_) if suffix.is_some() => {
+            return Err(ApiError::invalid("Invalid prompt value, with a suffix it must be text").with_param("prompt"));
+        }
         Prompts::Ids(lists) => {
             for (i, ids) in lists.iter().enumerate() {
                 for (j, &id) in ids.iter().enumerate() {
@@ -127,7 +135,11 @@ async fn read_prompts(served: &Served, prompts: Prompts) -> Result<Vec<ReadPromp
         Prompts::Texts(texts) => {
             let prompt = served.prompt()?.clone();
             let encode = move |text: String| {
-                let ids = prompt.encode_completion(&text).map_err(prompt_error)?;
+                let ids = match &suffix {
+                    Some(suffix) => prompt.encode_fill_in_the_middle(&text, suffix),
+                    None => prompt.encode_completion(&text),
+                };
+                let ids = ids.map_err(prompt_error)?;
                 Ok(ReadPrompt { text: Some(text), ids })
             };
             on_blocking_thread(move || texts.into_iter().map(encode).collect()).await?
@@ -161,7 +173,12 @@ fn plan(
         sampling::check_min_tokens(&sampling)?;
         planned.push((prompt.ids.clone(), sampling));
     }
-    Ok(Plan { prompts: planned, choices_per_prompt: valid.num_choices, counts_reasoning: false })
+    Ok(Plan {
+        prompts: planned,
+        choices_per_prompt: valid.num_choices,
+        counts_reasoning: false,
+        answer_limit: AnswerLimit::default(),
+    })
 }
 
 /// What an answer repeats of its prompt.
@@ -241,8 +258,8 @@ impl Renderer {
         match output {
             Output::Prompt(_) => {}
             Output::Token(token) => emit(self.token_piece(token, echoed.num_chars)),
-            Output::End { tail, finish_reason } => {
-                emit(Piece { text: tail.content, finish_reason: Some(finish_reason), ..Piece::default() });
+            Output::End(End { tail, reason, .. }) => {
+                emit(Piece { text: content(tail), finish_reason: Some(reason.name()), ..Piece::default() });
             }
         }
     }
@@ -268,14 +285,14 @@ impl Renderer {
     }
 
     fn token_piece(&self, token: TokenOutput, num_echoed_chars: usize) -> Piece {
-        let TokenOutput { id, text, logprobs, text_offset, .. } = token;
+        let TokenOutput { id, deltas, logprobs, text_offset, .. } = token;
         let logprobs = self.options.logprobs.zip(logprobs).map(|(count, position)| LegacyLogprobs {
             tokens: vec![self.names.name(id)],
             token_logprobs: vec![Some(position.token.logprob.max(LOGPROB_FLOOR))],
             top_logprobs: vec![Some(self.top_map(&position, count))],
             text_offset: vec![num_echoed_chars + text_offset],
         });
-        Piece { text: text.content, logprobs, ..Piece::default() }
+        Piece { text: content(deltas), logprobs, ..Piece::default() }
     }
 
     /// The `count` likeliest tokens, and the position's own token if it is not among them.
@@ -299,7 +316,18 @@ impl Renderer {
     }
 }
 
-async fn collect(mut generation: Generation, mut renderer: Renderer, answer: Answer) -> Result<Response, ApiError> {
+/// In a completion everything is content.
+fn content(deltas: Vec<Delta>) -> String {
+    let mut text = String::new();
+    for delta in deltas {
+        if let Delta::Content(part) = delta {
+            if text.is_empty() { text = part } else { text.push_str(&part) }
+        }
+    }
+    text
+}
+
+async fn collect(mut generation: Generation, mut renderer: Renderer, answer: Answer) -> Result<Vec<u8>, ApiError> {
     let mut choices: Vec<CompletionChoice> = (0..generation.num_choices())
         .map(|index| CompletionChoice {
             index,
@@ -323,16 +351,20 @@ async fn collect(mut generation: Generation, mut renderer: Renderer, answer: Ans
             choice.finish_reason = piece.finish_reason.unwrap_or(choice.finish_reason);
         });
     }
-    Ok(Json(Completion {
-        id: &answer.id,
-        object: "text_completion",
-        created: answer.created,
-        model: &answer.model,
-        choices,
-        usage: generation.usage(),
-        system_fingerprint: answer.system_fingerprint,
-    })
-    .into_response())
+    let mut body = Vec::new();
+    write_json(
+        &mut body,
+        &Completion {
+            id: &answer.id,
+            object: "text_completion",
+            created: answer.created,
+            model: &answer.model,
+            choices,
+            usage: generation.usage(),
+            system_fingerprint: answer.system_fingerprint,
+        },
+    );
+    Ok(body)
 }
 
 struct Chunks {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::history::MissingReasoning;
+
 /// Settings of the HTTP server. The model itself arrives later, as [`Served`](crate::Served).
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
@@ -15,6 +17,8 @@ pub struct ServerConfig {
     pub keep_alive_interval: Duration,
     /// On shutdown, how long running requests may take to finish before they are ended with an error.
     pub shutdown_timeout: Duration,
+    /// What to do about messages of a running tool turn that come without the reasoning that they were sent with.
+    pub missing_reasoning: MissingReasoning,
 }
 
 /// Which web pages may call this server from a browser.
@@ -37,6 +41,7 @@ impl Default for ServerConfig {
             allowed_origins: AllowedOrigins::None,
             keep_alive_interval: Duration::from_secs(10),
             shutdown_timeout: Duration::from_secs(30),
+            missing_reasoning: MissingReasoning::Refuse,
         }
     }
 }

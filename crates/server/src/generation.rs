@@ -5,8 +5,9 @@ use std::task::{Context, Poll, ready};
 use cachalot_engine::{
     EngineHandle, Event, EventStream, FinishReason, PositionLogprobs, Request, SamplingParams, SubmitError,
 };
+use cachalot_prompt::{Defect, Delta};
 
-use crate::decoder::{Channel, Decoder, Text};
+use crate::decoder::{Channel, Decoder};
 use crate::error::ApiError;
 use crate::sampling::choice_seed;
 use crate::wire::usage::Usage;
@@ -19,12 +20,41 @@ pub(crate) enum Output {
     /// One generated token.
     Token(TokenOutput),
     /// The choice has ended.
-    End {
-        /// Text that was held back until now.
-        tail: Text,
-        /// `stop` or `length`.
-        finish_reason: &'static str,
-    },
+    End(End),
+}
+
+/// How a choice ended.
+#[derive(Debug)]
+pub(crate) struct End {
+    /// What was held back until now.
+    pub(crate) tail: Vec<Delta>,
+    pub(crate) reason: EndReason,
+    /// The model wanted to call a tool, and wrote it so that nobody can tell which or how.
+    pub(crate) defect: Option<Defect>,
+}
+
+/// Why a choice ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum EndReason {
+    /// The model ended its reply.
+    Stop,
+    /// This stop string came up.
+    StopString(String),
+    /// There was no room for more tokens.
+    Length,
+    /// The model ended its reply with tool calls.
+    ToolCalls,
+}
+
+impl EndReason {
+    /// The `finish_reason` of OpenAI's API.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            EndReason::Stop | EndReason::StopString(_) => "stop",
+            EndReason::Length => "length",
+            EndReason::ToolCalls => "tool_calls",
+        }
+    }
 }
 
 /// One generated token, and the text that it set free.
@@ -32,7 +62,7 @@ pub(crate) enum Output {
 pub(crate) struct TokenOutput {
     pub(crate) id: u32,
     /// May be empty: part of a character, markup, or text that may turn out to be a stop string.
-    pub(crate) text: Text,
+    pub(crate) deltas: Vec<Delta>,
     /// Where the token belongs.
     pub(crate) channel: Channel,
     pub(crate) logprobs: Option<PositionLogprobs>,
@@ -45,8 +75,9 @@ struct Choice {
     /// `None` once it has ended; dropping the stream cancels the request.
     events: Option<EventStream>,
     decoder: Decoder,
-    /// A stop string has ended the text; the `End` is still to be reported.
-    stopped: bool,
+    /// The text ended before the engine's stream did; the `End` is still to be reported.
+    ended: Option<EndReason>,
+    limit: AnswerLimit,
     num_generated_tokens: usize,
     num_cached_tokens: usize,
 }
@@ -70,6 +101,25 @@ pub(crate) struct Plan {
     pub(crate) choices_per_prompt: usize,
     /// Whether `usage` tells reasoning tokens.
     pub(crate) counts_reasoning: bool,
+    pub(crate) answer_limit: AnswerLimit,
+}
+
+/// What limits a choice beside the engine's `max_tokens`, which counts reasoning and answer alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct AnswerLimit {
+    /// The most tokens of reasoning.
+    pub(crate) reasoning_tokens: Option<usize>,
+    /// The most tokens of what is not reasoning.
+    pub(crate) answer_tokens: Option<usize>,
+}
+
+impl AnswerLimit {
+    fn is_reached(&self, num_generated_tokens: usize, decoder: &Decoder) -> bool {
+        let reasoning = decoder.num_reasoning_tokens();
+        let reached = |limit: Option<usize>, count: usize| limit.is_some_and(|limit| count >= limit);
+        // The tags count as answer tokens nowhere, but there are at most two.
+        reached(self.reasoning_tokens, reasoning) || reached(self.answer_tokens, num_generated_tokens - reasoning)
+    }
 }
 
 impl Generation {
@@ -82,7 +132,7 @@ impl Generation {
         plan: Plan,
         mut decoder: impl FnMut() -> Decoder,
     ) -> Result<Self, ApiError> {
-        let Plan { prompts, choices_per_prompt, counts_reasoning } = plan;
+        let Plan { prompts, choices_per_prompt, counts_reasoning, answer_limit } = plan;
         let num_choices = prompts.len() * choices_per_prompt;
         let max_live = engine.limits().max_live;
         if num_choices > max_live {
@@ -102,7 +152,8 @@ impl Generation {
                 choices.push(Choice {
                     events,
                     decoder: decoder(),
-                    stopped: false,
+                    ended: None,
+                    limit: answer_limit,
                     num_generated_tokens: 0,
                     num_cached_tokens: 0,
                 });
@@ -121,7 +172,7 @@ impl Generation {
         for _ in 0..self.choices.len() {
             match self.choices[self.turn].poll_next(context) {
                 Poll::Ready(Some(Ok(output))) => {
-                    if matches!(output, Output::End { .. }) {
+                    if matches!(output, Output::End(_)) {
                         self.num_open -= 1;
                     }
                     return Poll::Ready(Some(Ok((self.turn, output))));
@@ -164,9 +215,8 @@ impl Generation {
 
 impl Choice {
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Output, ApiError>>> {
-        if self.stopped {
-            self.stopped = false;
-            return Poll::Ready(Some(Ok(Output::End { tail: Text::default(), finish_reason: "stop" })));
+        if let Some(reason) = self.ended.take() {
+            return Poll::Ready(Some(Ok(self.end(reason))));
         }
         let Some(events) = &mut self.events else { return Poll::Ready(None) };
         let event = ready!(events.poll_recv(context));
@@ -175,26 +225,37 @@ impl Choice {
             Some(Event::Token { id, logprobs }) => {
                 self.num_generated_tokens += 1;
                 let text_offset = self.decoder.num_chars();
-                let (text, channel) = self.decoder.push(id);
-                if self.decoder.is_stopped() {
+                let (deltas, channel) = self.decoder.push(id);
+                self.ended = match self.decoder.stop_hit() {
+                    Some(stop) => Some(EndReason::StopString(stop.to_owned())),
+                    None if self.limit.is_reached(self.num_generated_tokens, &self.decoder) => Some(EndReason::Length),
+                    None => None,
+                };
+                if self.ended.is_some() {
                     self.events = None;
-                    self.stopped = true;
                 }
-                Ok(Output::Token(TokenOutput { id, text, channel, logprobs, text_offset }))
+                Ok(Output::Token(TokenOutput { id, deltas, channel, logprobs, text_offset }))
             }
             Some(Event::Finished { reason, num_cached_tokens }) => {
                 self.events = None;
                 self.num_cached_tokens = num_cached_tokens as usize;
-                let tail = self.decoder.finish();
-                let finish_reason = match reason {
-                    FinishReason::Stop { .. } => "stop",
-                    FinishReason::Length => "length",
-                };
-                Ok(Output::End { tail, finish_reason })
+                Ok(self.end(match reason {
+                    FinishReason::Stop { .. } => EndReason::Stop,
+                    FinishReason::Length => EndReason::Length,
+                }))
             }
             Some(Event::Failed { message }) => Err(ApiError::internal(format!("The request failed: {message}"))),
             None => Err(ApiError::internal("The engine ended the request without saying why")),
         }))
+    }
+
+    fn end(&mut self, reason: EndReason) -> Output {
+        let tail = self.decoder.finish();
+        let reason = match reason {
+            EndReason::Stop if self.decoder.num_calls() > 0 => EndReason::ToolCalls,
+            reason => reason,
+        };
+        Output::End(End { tail, reason, defect: self.decoder.defect().cloned() })
     }
 }
 

@@ -17,16 +17,34 @@ use serde::Serialize;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::answer::Answer;
+use crate::error::ApiError;
 use crate::generation::{Generation, Output};
 use crate::wire::usage::Usage;
 
 /// A frame is handed on when it has grown past this; what is still ready goes into the next one.
 const FRAME_BYTES: usize = 32 << 10;
 
-/// Turns what a generation yields into chunks.
+/// Turns what a generation yields into events. What is given here is how OpenAI's and DeepSeek's APIs do it.
 pub(crate) trait WriteChunks: Unpin + Send + 'static {
-    /// Appends the chunks for one output of choice `index`. `usage` is there with the last output of the last choice.
+    /// Appends the events for one output of choice `index`. `usage` is there with the last output of the last choice.
     fn write(&mut self, index: usize, output: Output, usage: Option<Usage>, frame: &mut Vec<u8>);
+
+    /// Appends what ends a stream.
+    fn end(&mut self, frame: &mut Vec<u8>) {
+        frame.extend_from_slice(b"data: [DONE]\n\n");
+    }
+
+    /// Appends what ends a stream that fails. The status has been sent; the error is an event.
+    fn fail(&mut self, error: &ApiError, frame: &mut Vec<u8>) {
+        frame.extend_from_slice(b"data: ");
+        write_json(frame, &error.body());
+        frame.extend_from_slice(b"\n\n");
+    }
+
+    /// Appends what shows that the stream is alive.
+    fn keep_alive(&mut self, frame: &mut Vec<u8>) {
+        frame.extend_from_slice(b": keep-alive\n\n");
+    }
 }
 
 /// Answers with the events of a generation. Dropping the body, as hyper does when the client is gone, cancels it.
@@ -66,12 +84,11 @@ impl<W: WriteChunks> Stream for Events<W> {
                     this.writer.write(index, output, usage, &mut frame);
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    // The status has been sent; the error is an event, and no `[DONE]` follows it.
-                    write_event(&mut frame, &error.body());
+                    this.writer.fail(&error, &mut frame);
                     this.done = true;
                 }
                 Poll::Ready(None) => {
-                    frame.extend_from_slice(b"data: [DONE]\n\n");
+                    this.writer.end(&mut frame);
                     this.done = true;
                 }
                 Poll::Pending => break,
@@ -81,18 +98,12 @@ impl<W: WriteChunks> Stream for Events<W> {
             if this.silence.as_mut().poll(context).is_pending() {
                 return Poll::Pending;
             }
-            frame.extend_from_slice(b": keep-alive\n\n");
+            this.writer.keep_alive(&mut frame);
         }
         let next = Instant::now() + this.keep_alive_interval;
         this.silence.as_mut().reset(next);
         Poll::Ready(Some(Ok(Bytes::from(frame))))
     }
-}
-
-fn write_event(frame: &mut Vec<u8>, event: &impl Serialize) {
-    frame.extend_from_slice(b"data: ");
-    write_json(frame, event);
-    frame.extend_from_slice(b"\n\n");
 }
 
 /// Appends a value as JSON.
@@ -151,7 +162,8 @@ impl ChunkWriter {
             None => frame.extend_from_slice(b"null"),
         }
         frame.extend_from_slice(b"}]");
-        if self.include_usage {
+        // The last chunk tells the usage in any case, as the hosted API does it; nobody is the worse for knowing it.
+        if self.include_usage || usage.is_some() {
             frame.extend_from_slice(br#","usage":"#);
             write_json(frame, &usage);
         }

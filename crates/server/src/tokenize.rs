@@ -41,7 +41,8 @@ pub(crate) async fn tokenize(State(state): State<AppState>, body: JsonBytes) -> 
         }
         (None, Some(_)) => {
             let fields: ChatFields = body.parse()?;
-            let chat = chat_prompt::validate(fields, request.model.as_deref())?;
+            // A conversation may break off anywhere here: nobody has to go on from it.
+            let chat = chat_prompt::validate(fields, request.model.as_deref())?.settle(&prompt)?;
             let rendered = on_blocking_thread(move || chat.render(&prompt)).await?;
             (rendered.ids, rendered.text)
         }

@@ -60,8 +60,13 @@ async fn a_streamed_chat_answer() {
     let answer = server.chat(merged(&chat_body(), json!({"stream": true}))).await;
     let chunks = answer.chunks();
     assert_eq!(answer.headers[header::CACHE_CONTROL], "no-cache");
-    for chunk in &chunks {
+    let (last, others) = chunks.split_last().unwrap();
+    for chunk in others {
         assert_eq!(keys(chunk), ["id", "object", "created", "model", "system_fingerprint", "choices"]);
+    }
+    // As on the hosted API, the last chunk tells the usage even if nobody asked.
+    assert_eq!(last["usage"], whole.at("/usage"));
+    for chunk in &chunks {
         assert_eq!(chunk["object"], "chat.completion.chunk");
         assert_eq!((&chunk["id"], &chunk["created"]), (&chunks[0]["id"], &chunks[0]["created"]));
         assert_eq!(chunk["system_fingerprint"], whole.at("/system_fingerprint"));
@@ -182,10 +187,6 @@ async fn messages_become_the_prompt() {
             ]}),
             "<bos><｜User｜>a<｜Assistant｜></think>b<eos><｜User｜>c<｜Assistant｜></think>",
         ),
-        (
-            json!({"messages": [{"role": "user", "content": "hi"}], "tools": [tool], "tool_choice": "none"}),
-            "<bos><｜User｜>hi<｜Assistant｜></think>",
-        ),
     ];
     for (body, prompt) in cases {
         let prompt = prompt.replace("<bos>", "<｜begin▁of▁sentence｜>").replace("<eos>", "<｜end▁of▁sentence｜>");
@@ -212,6 +213,12 @@ async fn messages_become_the_prompt() {
     ] {
         assert!(prompt.contains(part), "{part} is not in {prompt}");
     }
+    // Tools that must not be called stay in the prompt, so that its beginning is the same whatever the choice.
+    let with_choice =
+        |choice: &str| json!({"messages": [{"role": "user", "content": "hi"}], "tools": [tool], "tool_choice": choice});
+    let prompts =
+        [server.post("/tokenize", with_choice("none")).await, server.post("/tokenize", with_choice("auto")).await];
+    assert_eq!(prompts[0].at("/tokens"), prompts[1].at("/tokens"));
 }
 
 /// Whatever the stop strings cut and wherever characters are torn, both kinds of answer have the same text.

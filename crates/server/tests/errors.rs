@@ -74,9 +74,16 @@ async fn chat_fields_out_of_range() {
         (json!({"top_logprobs": 3}), &["logprobs must be set to true if top_logprobs is used."]),
         (json!({"logprobs": true, "top_logprobs": 21}), &["the valid range of top_logprobs is [0, 20]"]),
         (json!({"stream_options": {"include_usage": true}}), &["stream_options may be set only when stream is true"]),
-        (json!({"response_format": {"type": "json_object"}}), &["This response_format type is unavailable now"]),
-        (json!({"tool_choice": "required"}), &["tool_choice"]),
-        (json!({"tool_choice": {"type": "function", "function": {"name": "f"}}}), &["tool_choice"]),
+        (
+            json!({"response_format": {"type": "json_object"}}),
+            &["Prompt must contain the word 'json' in some form to use 'response_format' of type 'json_object'."],
+        ),
+        (json!({"tool_choice": "required"}), &["Invalid tool_choice value, `required` needs tools"]),
+        (
+            json!({"tool_choice": {"type": "function", "function": {"name": "f"}}}),
+            &["Invalid tool_choice value, `f` is not the name of one of the tools"],
+        ),
+        (json!({"user_id": "a b"}), &["Invalid user_id value", "^[A-Za-z0-9_-]{1,512}$"]),
         (
             json!({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}),
             &["tools[0].function.name", "a-zA-Z0-9_-"],
@@ -232,7 +239,9 @@ async fn completion_fields() {
         (json!({"prompt": [4294967296u64]}), &["prompt[0]: invalid value: integer `4294967296`, expected a token id"]),
         (json!({"prompt": [1, 2, 272]}), &["Token id 272 (prompt[2]) is out of range", "272 tokens"]),
         (json!({"prompt": [[1], [2, 9999]]}), &["Token id 9999 (prompt[1][1]) is out of range"]),
-        (json!({"suffix": "end"}), &["suffix", "not supported yet"]),
+        (json!({"suffix": "end"}), &["no token", "<｜fim▁begin｜>"]),
+        (json!({"suffix": "end", "echo": true}), &["Invalid suffix value, echo and prompt_logprobs"]),
+        (json!({"prompt": [1], "suffix": "end"}), &["Invalid prompt value, with a suffix it must be text"]),
         (json!({"best_of": 2}), &["best_of is not supported"]),
         (json!({"logprobs": 21}), &["the valid range of logprobs is [0, 20]"]),
         (json!({"logprobs": -1}), &["the valid range of logprobs is [0, 20]"]),
@@ -431,4 +440,66 @@ async fn a_failing_model() {
     }
     check_error(&answer, 503, &["engine has stopped"]);
     check_error(&server.get("/health").await, 503, &["The engine has stopped after repeated failures"]);
+}
+
+/// Conversations that the hosted API refuses, in its words.
+#[tokio::test]
+async fn conversations() {
+    let server = server();
+    let call = |id: &str| json!({"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}});
+    let user = json!({"role": "user", "content": "hi"});
+    let calls = json!({"role": "assistant", "content": "", "tool_calls": [call("a"), call("b")]});
+    let result = |id: &str| json!({"role": "tool", "tool_call_id": id, "content": "1"});
+    let thinking = json!({"type": "enabled"});
+    let cases: Vec<(Value, &[&str])> = vec![
+        (
+            json!({"messages": [user, calls, result("a")]}),
+            &[
+                "An assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'. \
+               (insufficient tool messages following tool_calls message)",
+            ],
+        ),
+        (json!({"messages": [user, calls]}), &["insufficient tool messages"]),
+        (
+            json!({"messages": [user, result("a")]}),
+            &["Messages with role 'tool' must be a response to a preceding message with 'tool_calls'"],
+        ),
+        (json!({"messages": [user, calls, result("a"), result("c")]}), &["tool_call_id `c`"]),
+        (
+            json!({"messages": [user, calls, result("a"), result("b")], "thinking": thinking}),
+            &[
+                "Missing `reasoning_content` field in the assistant message at message index 1. For more information, please \
+               refer to https://api-docs.deepseek.com/guides/thinking_mode#tool-calls",
+            ],
+        ),
+        (
+            json!({"messages": [user, {"role": "assistant", "content": "x"}], "model": "deepseek-reasoner"}),
+            &[
+                "The last message of deepseek-reasoner must be a user message, or an assistant message with prefix mode on \
+               (refer to https://api-docs.deepseek.com/guides/chat_prefix_completion).",
+            ],
+        ),
+        (
+            json!({"messages": [user, {"role": "assistant", "content": "x", "prefix": true}, user]}),
+            &["messages[1]: prefix is for the last message"],
+        ),
+        (
+            json!({"messages": [user, {"role": "assistant", "content": null, "tool_calls": [
+                {"id": "a", "type": "function", "function": {"name": "f", "arguments": "[1]"}}]}, result("a")]}),
+            &["Invalid messages[1].tool_calls[0].function.arguments value"],
+        ),
+    ];
+    for (body, words) in cases {
+        check_error(&server.chat(body).await, 400, words);
+    }
+    // Empty reasoning is reasoning, and results may come in any order.
+    let calls = merged(&calls, json!({"reasoning_content": ""}));
+    let body = json!({"messages": [user, calls, result("b"), result("a")], "thinking": thinking});
+    assert_eq!(server.chat(body).await.status, 200);
+
+    let mut lenient = Setup::saying("hello");
+    lenient.server = ServerConfig { missing_reasoning: cachalot_server::MissingReasoning::Accept, ..lenient.server };
+    let calls = json!({"role": "assistant", "content": "", "tool_calls": [call("a")]});
+    let body = json!({"messages": [user, calls, result("a")], "thinking": thinking});
+    assert_eq!(lenient.start().chat(body).await.status, 200);
 }

@@ -26,6 +26,7 @@ fn parse(prompt: &Prompt, reasoning_open: bool, options: OutputOptions, ids: &[u
                 assert!(!text.is_empty(), "no empty pieces");
                 content += &text;
             }
+            other => panic!("no tool was called, yet there is {other:?}"),
         }
     }
     (reasoning, content, parser.reasoning_tokens(), parser.stop_hit().map(str::to_owned))

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use cachalot_prompt::Defect;
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -21,6 +22,8 @@ pub(crate) struct ChatFields {
     pub(crate) tools: Option<Vec<Tool>>,
     pub(crate) tool_choice: Option<ToolChoice>,
     pub(crate) response_format: Option<ResponseFormat>,
+    /// The hosted API's key for caches of their own; also what abuse reports name.
+    pub(crate) user_id: Option<String>,
     pub(crate) max_tokens: Option<i64>,
     pub(crate) max_completion_tokens: Option<i64>,
     pub(crate) logprobs: Option<bool>,
@@ -36,6 +39,12 @@ pub(crate) struct Message {
     pub(crate) tool_calls: Option<Vec<ToolCall>>,
     pub(crate) tool_call_id: Option<String>,
     pub(crate) name: Option<String>,
+    /// On the last message, an assistant's: the reply continues it.
+    pub(crate) prefix: Option<bool>,
+    /// V3.2's encoding lets a system or developer message bring tools of its own.
+    pub(crate) tools: Option<Vec<Tool>>,
+    /// V3.2's encoding: the schema that a system or developer message asks the reply to follow.
+    pub(crate) response_format: Option<Value>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -45,7 +54,8 @@ pub(crate) enum Role {
     User,
     Assistant,
     Tool,
-    /// What newer OpenAI clients call the system role.
+    /// What newer OpenAI clients call the system role; with `tools` or `response_format` of its own, the user turn of
+    /// V3.2's search agent.
     Developer,
 }
 
@@ -119,6 +129,8 @@ pub(crate) struct CalledFunction {
 pub(crate) struct Thinking {
     #[serde(rename = "type")]
     pub(crate) kind: ThinkingKind,
+    /// Some clients put it here.
+    pub(crate) reasoning_effort: Option<ReasoningEffort>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -126,6 +138,8 @@ pub(crate) struct Thinking {
 pub(crate) enum ThinkingKind {
     Enabled,
     Disabled,
+    /// The model decides: for these weights the same as enabled.
+    Adaptive,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -155,12 +169,12 @@ pub(crate) enum ToolKind {
 }
 
 /// `tool_choice`: a mode, or an object that names one function.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ToolChoice {
     None,
     Auto,
     Required,
-    Named,
+    Named(String),
 }
 
 impl<'de> Deserialize<'de> for ToolChoice {
@@ -172,14 +186,27 @@ impl<'de> Deserialize<'de> for ToolChoice {
             Auto,
             Required,
         }
-        match Value::deserialize(deserializer)? {
-            Value::Object(_) => Ok(ToolChoice::Named),
-            mode => Ok(match Mode::deserialize(mode).map_err(serde::de::Error::custom)? {
-                Mode::None => ToolChoice::None,
-                Mode::Auto => ToolChoice::Auto,
-                Mode::Required => ToolChoice::Required,
-            }),
+        #[derive(serde::Deserialize)]
+        struct Named {
+            #[serde(rename = "type")]
+            _kind: ToolKind,
+            function: NamedFunction,
         }
+        #[derive(serde::Deserialize)]
+        struct NamedFunction {
+            name: String,
+        }
+        use serde::de::Error;
+        let value = Value::deserialize(deserializer)?;
+        if value.is_object() {
+            let Named { function, .. } = Named::deserialize(value).map_err(D::Error::custom)?;
+            return Ok(ToolChoice::Named(function.name));
+        }
+        Ok(match Mode::deserialize(value).map_err(D::Error::custom)? {
+            Mode::None => ToolChoice::None,
+            Mode::Auto => ToolChoice::Auto,
+            Mode::Required => ToolChoice::Required,
+        })
     }
 }
 
@@ -187,6 +214,7 @@ impl<'de> Deserialize<'de> for ToolChoice {
 pub(crate) struct ResponseFormat {
     #[serde(rename = "type")]
     pub(crate) kind: ResponseFormatKind,
+    pub(crate) json_schema: Option<JsonSchemaFormat>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -195,6 +223,13 @@ pub(crate) enum ResponseFormatKind {
     Text,
     JsonObject,
     JsonSchema,
+}
+
+/// The schema of `response_format: {"type": "json_schema"}`.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct JsonSchemaFormat {
+    pub(crate) schema: Option<Value>,
+    pub(crate) strict: Option<bool>,
 }
 
 /// The answer when it is not streamed.
@@ -215,15 +250,77 @@ pub(crate) struct ChatChoice {
     pub(crate) message: AssistantMessage,
     pub(crate) logprobs: Option<ChatLogprobs>,
     pub(crate) finish_reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<MalformedToolCall>,
 }
 
 #[derive(Serialize)]
 pub(crate) struct AssistantMessage {
     pub(crate) role: &'static str,
+    /// Empty, not null, beside tool calls.
     pub(crate) content: String,
     /// Present exactly when the request was one for thinking.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) tool_calls: Vec<CallMade>,
+}
+
+/// A tool call of the model, or in a stream a part of one: the first has all but `arguments`, the others nothing else.
+#[derive(Serialize)]
+pub(crate) struct CallMade {
+    pub(crate) index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<&'static str>,
+    pub(crate) function: FunctionCalled,
+}
+
+#[derive(Serialize)]
+pub(crate) struct FunctionCalled {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    pub(crate) arguments: String,
+}
+
+impl CallMade {
+    /// A call that has just begun, with an id of its own.
+    pub(crate) fn begin(index: usize, name: String) -> Self {
+        CallMade {
+            index,
+            id: Some(call_id(index)),
+            kind: Some("function"),
+            function: FunctionCalled { name: Some(name), arguments: String::new() },
+        }
+    }
+
+    /// A further part of the arguments of call `index`.
+    pub(crate) fn arguments(index: usize, arguments: String) -> Self {
+        CallMade { index, id: None, kind: None, function: FunctionCalled { name: None, arguments } }
+    }
+}
+
+/// An id in the form of the hosted API: `call_00_` and twenty random characters.
+pub(crate) fn call_id(index: usize) -> String {
+    let random = uuid::Uuid::new_v4().simple().to_string();
+    format!("call_{index:02}_{}", &random[..20])
+}
+
+/// Beside `finish_reason`: the model began to call a tool, and no call could be made of what it wrote.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct MalformedToolCall {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    message: String,
+    /// What the model wrote.
+    text: String,
+}
+
+impl From<Defect> for MalformedToolCall {
+    fn from(Defect { message, text }: Defect) -> Self {
+        MalformedToolCall { kind: "malformed_tool_call", message, text }
+    }
 }
 
 /// Log-probabilities of a choice, or of one chunk of it. The token that closes the reasoning counts as reasoning.
