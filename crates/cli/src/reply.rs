@@ -48,7 +48,7 @@ impl Loaded {
         };
         let options = OutputOptions { mode: question.mode, ..OutputOptions::default() };
         let mut parser = OutputParser::new(prompt, question.reasoning_open, options);
-        let request = Request { prompt_ids: question.ids, sampling };
+        let request = Request { prompt_ids: question.ids, sampling, constraint: None };
         let mut events =
             self.engine.submit(request).hint("shorten the text, or see --max-model-len and --kv-cache-bytes")?;
         loop {

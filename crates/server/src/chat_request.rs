@@ -81,6 +81,7 @@ pub(crate) async fn start(state: &AppState, fields: ChatFields, common: &CommonF
     sampling::check_min_tokens(&sampling)?;
     let plan = Plan {
         prompts: vec![(rendered.ids, sampling)],
+        constraint: None,
         choices_per_prompt: valid.num_choices,
         counts_reasoning: thinking,
         answer_limit,

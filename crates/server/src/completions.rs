@@ -175,6 +175,7 @@ fn plan(
     }
     Ok(Plan {
         prompts: planned,
+        constraint: None,
         choices_per_prompt: valid.num_choices,
         counts_reasoning: false,
         answer_limit: AnswerLimit::default(),
