@@ -5,7 +5,7 @@
 //! control tokens in its text, [`Tokenizer::encode_plain`] reads none. Going back, every token is a fixed run of bytes,
 //! so text is made from bytes here and the library's decoders are not used.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 use tokenizers::{
@@ -153,6 +153,11 @@ impl Tokenizer {
     /// The id of a token: a control token by its text, any other as tokenizer.json writes it.
     pub fn id_of(&self, token: &str) -> Option<u32> {
         self.added.get(token).copied().or_else(|| self.inner.token_to_id(token))
+    }
+
+    /// The ids that are recognised in a prompt's own text only, and are no text in an output.
+    pub(crate) fn control_ids(&self) -> HashSet<u32> {
+        self.added.values().copied().collect()
     }
 
     /// The highest id and one more. The model may have more rows than this, never fewer.

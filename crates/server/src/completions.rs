@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use cachalot_engine::{Limits, PositionLogprobs, SamplingParams};
-use cachalot_prompt::{Delta, Detokenizer, SamplingDefaults, Tokenizer};
+use cachalot_engine::{Constraint, Limits, PositionLogprobs, SamplingParams};
+use cachalot_prompt::{Answer as Wanted, Delta, Detokenizer, SamplingDefaults, Tokenizer};
 
 use crate::answer::Answer;
 use crate::blocking::on_blocking_thread;
 use crate::body::JsonBytes;
 use crate::chat_prompt::prompt_error;
+use crate::constraint::{self, Wish};
 use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, End, Generation, Output, Plan, TokenOutput};
@@ -29,10 +30,11 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 
 pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> Result<Response, ApiError> {
     let served = state.served()?;
-    let fields: CompletionFields = body.parse()?;
+    let mut fields: CompletionFields = body.parse()?;
     let common: CommonFields = body.parse()?;
     let answer = Answer::new(served.check_model(common.model.as_deref())?);
     let options = Options::validate(&fields)?;
+    let wish = Wish::of_completion(&mut fields)?;
     let defaults = served.prompt.as_ref().map_or_else(SamplingDefaults::default, |prompt| prompt.sampling_defaults());
     let limits = served.engine.limits();
     let valid = sampling::validate(&common, &defaults, &served.eos_token_ids, limits)?;
@@ -45,7 +47,8 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
         served.prompt()?;
     }
     let prompts = read_prompts(served, fields.prompt, fields.suffix).await?;
-    let plan = plan(&prompts, &valid, &options, fields.max_tokens, limits)?;
+    let constraint = compile(served, wish).await?;
+    let plan = Plan { constraint, ..plan(&prompts, &valid, &options, fields.max_tokens, limits)? };
     let new_decoder = || Decoder::completion(served.prompt.as_deref(), &valid.stop);
     let generation = Generation::submit(&served.engine, plan, new_decoder)?;
     let tokenizer = served.prompt.as_ref().map(|prompt| prompt.tokenizer());
@@ -149,6 +152,17 @@ async fn read_prompts(served: &Served, prompts: Prompts, suffix: Option<String>)
         return Err(ApiError::invalid("The prompt is empty; it must have at least one token").with_param("prompt"));
     }
     Ok(read)
+}
+
+/// Compiles what the text must be, off the threads that serve sockets.
+async fn compile(served: &Served, wish: Wish) -> Result<Option<Box<dyn Constraint>>, ApiError> {
+    if wish.answer == Wanted::Free {
+        return Ok(None);
+    }
+    let prompt = served.prompt()?.clone();
+    let grammar =
+        on_blocking_thread(move || prompt.completion_grammar(&wish.answer).map_err(|error| wish.refusal(error)));
+    Ok(grammar.await?.map(constraint::boxed))
 }
 
 fn plan(

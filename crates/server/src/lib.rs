@@ -33,6 +33,7 @@ mod chat_prompt;
 mod chat_request;
 mod completions;
 mod config;
+mod constraint;
 mod decoder;
 mod error;
 mod generation;
