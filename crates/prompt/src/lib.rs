@@ -1,7 +1,7 @@
-//! Text to token ids and back: tokenizer, chat encoding per release, incremental detokenizer, reasoning split.
+//! Text to token ids and back: tokenizer, chat encoding per release, incremental detokenizer, replies told apart.
 //!
 //! A [`Prompt`] is a checkpoint's text side. It knows the [`Release`], encodes a [`Chat`] as [`Rendered`] ids, and an
-//! [`OutputParser`] turns the ids of the reply back into text, told apart as reasoning and content.
+//! [`OutputParser`] turns the ids of the reply back into text, told apart as reasoning, content and tool calls.
 //!
 //! ```no_run
 //! use cachalot_prompt::{Chat, Delta, Message, OutputOptions, OutputParser, Prompt, PromptFiles, Role};
@@ -41,6 +41,7 @@ mod output;
 mod prompt;
 mod python_json;
 mod release;
+mod reply;
 mod script;
 mod stop;
 mod template;
@@ -53,8 +54,9 @@ pub use detokenizer::Detokenizer;
 pub use error::{Error, Result};
 pub use files::PromptFiles;
 pub use grammar::{Allowed, Answer, Calls, Grammar, MAX_SOURCE_BYTES, Part, Progress, ReplySpec, Tool};
-pub use output::{Defect, Delta, OutputMode, OutputOptions, OutputParser};
+pub use output::{Defect, Delta, OutputMode, OutputOptions, OutputParser, Reply};
 pub use prompt::{Prompt, Rendered, SamplingDefaults};
 pub use release::{Release, ThinkingPolicy};
+pub use reply::Ending;
 pub use stop::StopStrings;
 pub use tokenizer::Tokenizer;

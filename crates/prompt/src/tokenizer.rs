@@ -19,6 +19,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Added tokens by their text.
     added: HashMap<String, u32>,
+    /// Their ids.
+    added_ids: HashSet<u32>,
     /// The bytes of all tokens, one after the other.
     bytes: Vec<u8>,
     /// Token `id` is `bytes[starts[id]..starts[id + 1]]`.
@@ -72,7 +74,8 @@ impl Tokenizer {
             }
         }
         starts.push(start(&bytes)?);
-        Ok(Self { inner, added, bytes, starts })
+        let added_ids = added.values().copied().collect();
+        Ok(Self { inner, added, added_ids, bytes, starts })
     }
 
     /// Token ids of a text in which control tokens are recognised: a rendered prompt. Nothing is added to it.
@@ -150,14 +153,20 @@ impl Tokenizer {
         }
     }
 
+    /// The text of a control token; `None` for every other.
+    pub(crate) fn control_text(&self, id: u32) -> Option<&str> {
+        let bytes = self.added_ids.contains(&id).then(|| self.token_bytes(id))?;
+        Some(std::str::from_utf8(bytes).expect("a control token is written as text in tokenizer.json"))
+    }
+
     /// The id of a token: a control token by its text, any other as tokenizer.json writes it.
     pub fn id_of(&self, token: &str) -> Option<u32> {
         self.added.get(token).copied().or_else(|| self.inner.token_to_id(token))
     }
 
     /// The ids that are recognised in a prompt's own text only, and are no text in an output.
-    pub(crate) fn control_ids(&self) -> HashSet<u32> {
-        self.added.values().copied().collect()
+    pub(crate) fn control_ids(&self) -> &HashSet<u32> {
+        &self.added_ids
     }
 
     /// The highest id and one more. The model may have more rows than this, never fewer.

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::prompt::Prompt;
-use crate::{Error, Release, Result};
+use crate::{Error, Result};
 use calls::CallMarkup;
 use lark::Lark;
 pub use reply::{Allowed, Grammar, Progress};
@@ -149,10 +149,12 @@ impl Prompt {
         if matcher.is_none() && watch.is_none() && !(may_think && spec.reasoning_budget.is_some()) {
             return Ok(None);
         }
-        let opens_reasoning_itself = matches!(self.release(), Release::R1_0528 | Release::R1_0528Qwen3_8B);
         let plan = Plan {
             reasoning_open,
-            may_open_reasoning: thinking && !reasoning_open && opens_reasoning_itself && spec.begun.is_empty(),
+            may_open_reasoning: thinking
+                && !reasoning_open
+                && !self.release().opens_reasoning_in_prompt()
+                && spec.begun.is_empty(),
             reasoning_budget: spec.reasoning_budget,
             reasoning_forbids: markup.as_ref().map(CallMarkup::openers).unwrap_or_default(),
         };

@@ -5,6 +5,7 @@ mod grammar;
 mod official;
 mod output;
 mod release;
+mod reply;
 mod templates;
 mod tokenizer;
 
