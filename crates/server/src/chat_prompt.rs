@@ -204,11 +204,6 @@ impl SettledChat {
         self.chat.messages.iter().any(|message| message.text().to_ascii_lowercase().contains(word))
     }
 
-    /// The functions that the model may call.
-    pub(crate) fn tools(&self) -> &[Value] {
-        &self.chat.tools
-    }
-
     /// Renders the conversation. Slow for long ones.
     ///
     /// # Errors
