@@ -68,8 +68,8 @@ fn biases(prompt: &Prompt, in_calls: bool) -> Value {
             b"<" | b"/" if in_calls => 11.0,
             b"\"" | b"}" | b"]" if in_calls => 5.0,
             // An address needs its `@`.
-            b"\"" | b"@" => 9.0,
-            b"}" | b"]" => 6.0,
+            b"\"" | b"@" if !in_calls => 9.0,
+            b"}" | b"]" if !in_calls => 6.0,
             [b'"' | b'}' | b']', ..] if !in_calls => 4.0,
             _ => continue,
         };
