@@ -58,7 +58,9 @@ fn main() {
                 takes.push(begin.elapsed());
             }
         }
-        [&mut masks, &mut takes, &mut compiles].map(|times| times.sort_unstable());
+        for times in [&mut masks, &mut takes, &mut compiles] {
+            times.sort_unstable();
+        }
         let compile = ms(percentile(&compiles, 50));
         row(name, ids.len(), compile, &masks, &takes);
         all.extend(masks);
