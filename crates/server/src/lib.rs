@@ -26,6 +26,7 @@
 
 mod answer;
 mod auth;
+mod balance;
 mod blocking;
 mod body;
 mod chat;
@@ -37,8 +38,12 @@ mod decoder;
 mod error;
 mod generation;
 mod history;
+mod hosted;
 mod models;
 mod observe;
+mod rate_limit;
+mod request_id;
+mod routes;
 mod sampling;
 mod serve;
 mod sse;
