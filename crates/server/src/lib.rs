@@ -43,6 +43,7 @@ mod models;
 mod observe;
 mod rate_limit;
 mod request_id;
+mod responses;
 mod routes;
 mod sampling;
 mod serve;

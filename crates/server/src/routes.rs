@@ -4,7 +4,7 @@ use axum::http::Method;
 use axum::routing::{MethodRouter, get, post};
 
 use crate::state::AppState;
-use crate::{balance, chat, completions, models, observe, tokenize};
+use crate::{balance, chat, completions, models, observe, responses, tokenize};
 
 /// Where the API is: as DeepSeek's documentation has it, as OpenAI's clients expect it, and where the hosted API keeps what it
 /// calls beta. Here they are all the same.
@@ -34,6 +34,7 @@ pub(crate) fn api() -> Vec<Route> {
         [
             Route::post(format!("{prefix}/chat/completions"), post(chat::complete)),
             Route::post(format!("{prefix}/completions"), post(completions::complete)),
+            Route::post(format!("{prefix}/responses"), post(responses::create)),
             Route::get(format!("{prefix}/models"), get(models::list)),
             // A name may be that of a hub, with a slash in it.
             Route::get(format!("{prefix}/models/{{*model}}"), get(models::retrieve)),
