@@ -372,3 +372,314 @@ fn tool_choice(choice: anthropic::ToolChoice, tools: &[Tool]) -> Result<ToolChoi
         },
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn convert_json(body: Value, missing_reasoning: MissingReasoning) -> Result<Converted, ApiError> {
+        let model_names = ["tiny", "deepseek-chat", "deepseek-reasoner"];
+        let context = Context { model_names, release: Release::V3_2, missing_reasoning };
+        // From text, as in a request: there, numbers have arbitrary precision.
+        convert(serde_json::from_str(&body.to_string()).unwrap(), &context)
+    }
+
+    /// A message on one line: role, then what it has.
+    fn shown(message: &Message) -> String {
+        let mut line = format!("{:?}", message.role).to_lowercase();
+        if let Some(id) = &message.tool_call_id {
+            line += &format!("({id})");
+        }
+        if let Some(reasoning) = &message.reasoning_content {
+            line += &format!(" <think>{reasoning}</think>");
+        }
+        line += &format!(" {}", message.content.as_ref().unwrap().0);
+        for call in message.tool_calls.iter().flatten() {
+            let CalledFunction { name, arguments } = &call.function;
+            line += &format!(" {}={name}({})", call.id.as_ref().unwrap(), arguments.as_ref().unwrap());
+        }
+        if message.prefix == Some(true) {
+            line += " …";
+        }
+        line
+    }
+
+    #[track_caller]
+    fn check(body: Value, expected: Result<&[&str], &str>) {
+        match (convert_json(body.clone(), MissingReasoning::Refuse), expected) {
+            (Ok(converted), Ok(expected)) => {
+                let lines: Vec<String> = converted.chat.messages.iter().map(shown).collect();
+                assert_eq!(lines, expected, "{body}");
+            }
+            (Err(error), Err(words)) => {
+                assert_eq!(error.status(), 400);
+                assert!(error.to_string().contains(words), "{words:?} is not in {error}");
+            }
+            (Ok(_), Err(words)) => panic!("{body} should be refused: {words}"),
+            (Err(error), Ok(_)) => panic!("{error} for {body}"),
+        }
+    }
+
+    fn text(text: &str) -> Value {
+        json!({"type": "text", "text": text, "cache_control": {"type": "ephemeral"}})
+    }
+
+    fn thinking(text: &str) -> Value {
+        json!({"type": "thinking", "thinking": text, "signature": "msg_1"})
+    }
+
+    fn tool_use(id: &str) -> Value {
+        json!({"type": "tool_use", "id": id, "name": "f", "input": {"x": 1.50, "big": 12345678901234567890_u64}})
+    }
+
+    fn result(id: &str, content: Value) -> Value {
+        json!({"type": "tool_result", "tool_use_id": id, "content": content, "is_error": false})
+    }
+
+    fn user(content: impl Into<Value>) -> Value {
+        json!({"role": "user", "content": content.into()})
+    }
+
+    fn assistant(content: impl Into<Value>) -> Value {
+        json!({"role": "assistant", "content": content.into()})
+    }
+
+    const CALL: &str = r#"f({"x":1.5,"big":12345678901234567890})"#;
+
+    #[test]
+    fn texts() {
+        check(json!({"messages": [user("hi")]}), Ok(&["user hi"]));
+        check(
+            json!({"system": "S", "messages": [user("a"), assistant("b"), user([text("c"), text("d")])]}),
+            Ok(&["system S", "user a", "assistant b", "user c\nd"]),
+        );
+        // Several blocks of instructions, and what is no text among them.
+        check(
+            json!({"system": [text("A"), {"type": "image"}, text("B")], "messages": [user("hi")]}),
+            Ok(&["system A\nB", "user hi"]),
+        );
+        check(json!({"system": [], "messages": [user("hi")]}), Ok(&["user hi"]));
+        // A line that differs from request to request, and says nothing to the model.
+        let billing = "x-anthropic-billing-header: cc_version=2.1.100; cch=eb6c6;";
+        check(json!({"system": [text(billing), text("A")], "messages": [user("hi")]}), Ok(&["system A", "user hi"]));
+        check(json!({"system": format!("{billing}\nA"), "messages": [user("hi")]}), Ok(&["system A", "user hi"]));
+        check(json!({"system": billing, "messages": [user(billing)]}), Ok(&[&format!("user {billing}")]));
+        // Messages of one side are one turn; pieces of what the model wrote fit together without help.
+        check(
+            json!({"messages": [user("a"), user("b"), assistant([text("c"), text("d")]), assistant("e"), user("f")]}),
+            Ok(&["user a\nb", "assistant cde", "user f"]),
+        );
+        check(json!({"messages": [user(json!([]))]}), Ok(&["user "]));
+        // The reply continues what stands there.
+        check(json!({"messages": [user("a"), assistant("{\"")]}), Ok(&["user a", "assistant {\" …"]));
+        check(
+            json!({"messages": [user("a"), assistant([thinking("hm")])], "thinking": {"type": "enabled"}}),
+            Ok(&["user a", "assistant <think>hm</think>  …"]),
+        );
+        check(json!({"messages": []}), Err("messages: at least one message is required"));
+    }
+
+    #[test]
+    fn tools_and_their_results() {
+        let calls = |ids: &[&str]| {
+            let blocks = [thinking("hm"), text("Let me see.")].into_iter().chain(ids.iter().map(|id| tool_use(id)));
+            assistant(blocks.collect::<Vec<_>>())
+        };
+        let one_call = format!("assistant <think>hm</think> Let me see. a={CALL}");
+        let two_calls = format!("assistant <think>hm</think> Let me see. a={CALL} b={CALL}");
+        let cases: Vec<(Value, Vec<&str>)> = vec![
+            (
+                json!([user("q"), calls(&["a"]), user([result("a", json!("1"))])]),
+                vec!["user q", &one_call, "tool(a) 1"],
+            ),
+            // The parts of a result are joined; one without any is empty.
+            (
+                json!([
+                    user("q"),
+                    calls(&["a", "b"]),
+                    user([
+                        result("b", json!([text("1"), text("2"), {"type": "image", "source": {}}])),
+                        result("a", Value::Null),
+                    ])
+                ]),
+                vec!["user q", &two_calls, "tool(b) 1\n2\n[image left out: only text can be read]", "tool(a) "],
+            ),
+            // Results first, wherever they stand in the turn or in how many messages it comes.
+            (
+                json!([
+                    user("q"),
+                    calls(&["a", "b"]),
+                    user([text("and"), result("a", json!("1"))]),
+                    user([result("b", json!("2")), text("so?")])
+                ]),
+                vec!["user q", &two_calls, "tool(a) 1", "tool(b) 2", "user and\nso?"],
+            ),
+            // Reminders belong to the last result, unless somebody has said something.
+            (
+                json!([
+                    user("q"),
+                    calls(&["a", "b"]),
+                    user([
+                        result("a", json!("1")),
+                        result("b", json!("2")),
+                        text("<system-reminder>\nR\n</system-reminder>\n")
+                    ])
+                ]),
+                vec!["user q", &two_calls, "tool(a) 1", "tool(b) 2\n<system-reminder>\nR\n</system-reminder>\n"],
+            ),
+            (
+                json!([
+                    user("q"),
+                    calls(&["a"]),
+                    user([result("a", json!("1")), text("<system-reminder>R</system-reminder>"), text("stop")])
+                ]),
+                vec!["user q", &one_call, "tool(a) 1", "user <system-reminder>R</system-reminder>\nstop"],
+            ),
+            (
+                json!([user("q"), calls(&["a"]), user([result("a", json!("1"))]), {"role": "system", "content": "R"}]),
+                vec!["user q", &one_call, "tool(a) 1\n<system-reminder>\nR\n</system-reminder>"],
+            ),
+            // What only Anthropic's servers understand.
+            (
+                json!([
+                    user(json!([text("q"), {"type": "from_the_future", "text": 5}])),
+                    assistant(json!([
+                    {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}},
+                    {"type": "web_search_tool_result", "tool_use_id": "s", "content": []},
+                    {"type": "redacted_thinking", "data": "x"}, tool_use("a")])),
+                    user([result("a", json!(""))])
+                ]),
+                vec!["user q", "assistant <think></think>  a=f({\"x\":1.5,\"big\":12345678901234567890})", "tool(a) "],
+            ),
+        ];
+        for (messages, expected) in cases {
+            check(json!({"messages": messages, "thinking": {"type": "enabled"}}), Ok(&expected));
+        }
+        let refused: Vec<(Value, &str)> = vec![
+            (
+                json!([user("q"), user([result("z", json!("1"))])]),
+                "messages.1.content.0: unexpected `tool_use_id` found in `tool_result` blocks: z. Each",
+            ),
+            (
+                json!([user("q"), calls(&["a"]), user([result("a", json!("1")), result("a", json!("1"))])]),
+                "messages.2.content.1: unexpected `tool_use_id`",
+            ),
+            (
+                json!([user("q"), calls(&["a", "b"]), user([result("a", json!("1"))])]),
+                "messages.1: `tool_use` ids were found without `tool_result` blocks immediately after: b. Each",
+            ),
+            (json!([user("q"), calls(&["a"]), user("no")]), "immediately after: a"),
+            (json!([user("q"), calls(&["a"])]), "immediately after: a"),
+            (
+                json!([user(json!([text("What is this?"), {"type": "image", "source": {}}]))]),
+                "messages.0.content.1: `image` blocks are not supported: this model reads text alone",
+            ),
+            (json!([user(json!([{"type": "document"}]))]), "messages.0.content.0: `document` blocks are not supported"),
+            (json!([user([tool_use("a")])]), "messages.0.content.0: `thinking` and `tool_use` blocks can only be in"),
+            (
+                json!([user("q"), assistant([result("a", json!("1"))])]),
+                "messages.1.content.0: `tool_result` blocks can only be in `user` messages",
+            ),
+        ];
+        for (messages, words) in refused {
+            check(json!({"messages": messages}), Err(words));
+        }
+    }
+
+    /// What the client has not sent back is taken for empty, except where it must have been lost.
+    #[test]
+    fn missing_reasoning() {
+        let silent = |id: &str| assistant([tool_use(id)]);
+        let loud = |id: &str| assistant([thinking("hm"), tool_use(id)]);
+        let results = |id: &str| user([result(id, json!("1"))]);
+        let lost = json!([user("q"), silent("a"), results("a"), silent("b"), results("b")]);
+        let partly = json!([user("q"), loud("a"), results("a"), silent("b"), results("b")]);
+        let old = json!([user("q"), silent("a"), results("a"), user("q"), loud("b"), results("b")]);
+        let on = json!({"type": "enabled", "budget_tokens": 1024});
+        let words = "The content[].thinking in the thinking mode must be passed back to the API.";
+        for (messages, thinking, policy, refused) in [
+            (&lost, &on, MissingReasoning::Refuse, true),
+            (&lost, &json!({"type": "adaptive"}), MissingReasoning::Refuse, true),
+            (&lost, &on, MissingReasoning::Accept, false),
+            (&lost, &json!({"type": "disabled"}), MissingReasoning::Refuse, false),
+            (&lost, &Value::Null, MissingReasoning::Refuse, false),
+            (&partly, &on, MissingReasoning::Refuse, false),
+            (&old, &on, MissingReasoning::Refuse, false),
+        ] {
+            let body = json!({"messages": messages, "thinking": thinking});
+            match convert_json(body.clone(), policy) {
+                Ok(Converted { chat, .. }) => {
+                    assert!(!refused, "{body} {policy:?}");
+                    let last_call = chat.messages.iter().rfind(|message| message.role == Role::Assistant).unwrap();
+                    assert!(last_call.reasoning_content.is_some(), "{body}");
+                }
+                Err(error) => {
+                    assert!(refused, "{error} for {body} {policy:?}");
+                    assert_eq!(error.to_string(), words);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tools_and_choices() {
+        let tools = json!([
+            {"name": "a", "description": "A", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}},
+            {"type": "web_search_20250305", "name": "web_search", "max_uses": 5},
+            {"type": "custom", "name": "b"},
+            {"type": "bash_20250124", "name": "bash"},
+        ]);
+        let body = |fields: Value| {
+            let mut body = json!({"messages": [user("hi")]});
+            body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            body
+        };
+        let converted = convert_json(body(json!({"tools": tools})), MissingReasoning::Refuse).unwrap();
+        let functions: Vec<Value> =
+            converted.chat.tools.unwrap().into_iter().map(|tool| Value::Object(tool.function)).collect();
+        assert_eq!(
+            json!(functions).to_string(),
+            r#"[{"name":"a","description":"A","parameters":{"type":"object"}},{"name":"b"}]"#
+        );
+        assert_eq!(converted.chat.tool_choice, None);
+        for (choice, expected) in [
+            (json!({"type": "none"}), ToolChoice::None),
+            (json!({"type": "auto", "disable_parallel_tool_use": true}), ToolChoice::Auto),
+            (json!({"type": "any"}), ToolChoice::Required),
+            (json!({"type": "tool", "name": "a"}), ToolChoice::Named("a".to_owned())),
+        ] {
+            let body = body(json!({"tools": tools, "tool_choice": choice}));
+            let converted = convert_json(body, MissingReasoning::Refuse).unwrap();
+            assert_eq!(converted.chat.tool_choice, Some(expected), "{choice}");
+        }
+        for (fields, words) in [
+            (json!({"tools": [tools[1], {"description": "nameless"}]}), "tools.1.name: Field required"),
+            (json!({"tools": [tools[1], {"name": "no spaces"}]}), "tools.1.name: `no spaces` should match pattern"),
+            (
+                json!({"tools": [tools[1]], "tool_choice": {"type": "any"}}),
+                "tool_choice: `any` needs at least one tool",
+            ),
+            (json!({"tools": tools, "tool_choice": {"type": "tool"}}), "tool_choice.name: Field required"),
+        ] {
+            check(body(fields), Err(words));
+        }
+    }
+
+    #[test]
+    fn names_of_models() {
+        let names = ["tiny", "deepseek-chat", "deepseek-reasoner"];
+        for (model, served) in [
+            ("tiny", "tiny"),
+            ("deepseek-chat", "deepseek-chat"),
+            ("deepseek-reasoner", "deepseek-reasoner"),
+            ("deepseek-reasoner[1m]", "deepseek-reasoner"),
+            ("claude-sonnet-4-5[1m]", "deepseek-chat"),
+            ("claude-opus-4-1", "deepseek-chat"),
+            ("", "deepseek-chat"),
+        ] {
+            assert_eq!(served_name(model, names), served, "{model}");
+        }
+    }
+}

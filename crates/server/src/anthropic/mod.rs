@@ -10,3 +10,5 @@ mod convert;
 pub(crate) mod messages;
 pub(crate) mod models;
 mod stream;
+#[cfg(test)]
+mod tests;
