@@ -13,7 +13,7 @@ use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, Generation, Plan};
 use crate::hosted;
-use crate::sampling::{self, MAX_LOGPROBS, Streaming};
+use crate::sampling::{self, Excess, MAX_LOGPROBS, Streaming};
 use crate::state::AppState;
 use crate::token_names::TokenNames;
 use crate::wire::chat::{ChatFields, ResponseFormatKind};
@@ -48,6 +48,7 @@ pub(crate) async fn start(state: &AppState, fields: ChatFields, common: &CommonF
     let logprobs = num_logprobs(&fields)?;
     let wants_json =
         fields.response_format.as_ref().is_some_and(|format| format.kind == ResponseFormatKind::JsonObject);
+    let excess = fields.excess;
     let requested_max_tokens = fields.max_completion_tokens.or(fields.max_tokens);
     let chat = chat_prompt::validate(fields, common.model.as_deref())?.settle(&prompt)?;
     chat.check_completeness(prompt.release(), state.config().missing_reasoning)?;
@@ -68,10 +69,13 @@ pub(crate) async fn start(state: &AppState, fields: ChatFields, common: &CommonF
     if names_hosted_model && thinking {
         valid.ignore_sampling(&prompt.sampling_defaults());
     }
-    let at_most =
-        if names_hosted_model { hosted::max_chat_tokens(prompt.release(), thinking) } else { limits.max_model_len };
+    let at_most = match excess {
+        Excess::Refuse if names_hosted_model => hosted::max_chat_tokens(prompt.release(), thinking),
+        Excess::Refuse | Excess::Clamp => limits.max_model_len,
+    };
     let default = default_max_tokens(prompt.release(), thinking);
-    let max_tokens = sampling::max_tokens(requested_max_tokens, 1..=at_most, default, rendered.ids.len(), limits)?;
+    let max_tokens =
+        sampling::max_tokens(requested_max_tokens, excess, 1..=at_most, default, rendered.ids.len(), limits)?;
     let (max_tokens, answer_limit) = if prompt.release() == Release::R1 {
         // R1's hosted API counts the answer alone, and lets the reasoning come on top.
         let room = limits.max_model_len - rendered.ids.len();

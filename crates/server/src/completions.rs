@@ -15,7 +15,7 @@ use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, End, Generation, Output, Plan, TokenOutput};
 use crate::hosted;
-use crate::sampling::{self, MAX_LOGPROBS, Streaming, ValidFields, check_token_id};
+use crate::sampling::{self, Excess, MAX_LOGPROBS, Streaming, ValidFields, check_token_id};
 use crate::sse::{self, ChunkWriter, WriteChunks, write_json};
 use crate::state::{AppState, Served};
 use crate::token_names::TokenNames;
@@ -55,7 +55,8 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
     let at_least = if options.echo || options.prompt_logprobs.is_some() { 0 } else { 1 };
     let default = if fills_in { DEFAULT_MIDDLE_TOKENS } else { DEFAULT_MAX_TOKENS };
     let plan = plan(&prompts, &valid, &options, |num_prompt_tokens| {
-        sampling::max_tokens(fields.max_tokens, at_least..=at_most, Some(default), num_prompt_tokens, limits)
+        let range = at_least..=at_most;
+        sampling::max_tokens(fields.max_tokens, Excess::Refuse, range, Some(default), num_prompt_tokens, limits)
     })?;
     let new_decoder = || Decoder::completion(served.prompt.as_deref(), &valid.stop);
     let generation = Generation::submit(&served.engine, plan, new_decoder)?;

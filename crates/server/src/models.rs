@@ -4,11 +4,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::response::IntoResponse;
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::anthropic;
+use crate::dialect::Dialect;
 use crate::error::ApiError;
-use crate::state::AppState;
+use crate::state::{AppState, Served};
 
 /// A name that `model` may have.
 ///
@@ -23,40 +26,37 @@ struct Model<'a> {
     max_model_len: usize,
 }
 
-impl<'a> Model<'a> {
-    fn new(id: &'a str, state: &AppState, max_model_len: usize) -> Self {
-        Model { id, object: "model", created: state.started(), owned_by: "deepseek", max_model_len }
-    }
-}
-
 /// The names that `model` may have.
-pub(crate) async fn list(State(state): State<AppState>) -> Result<impl IntoResponse, ApiError> {
+pub(crate) async fn list(headers: HeaderMap, State(state): State<AppState>) -> Result<Response, ApiError> {
     #[derive(Serialize)]
     struct List<'a> {
         object: &'static str,
         data: Vec<Model<'a>>,
     }
+    if Dialect::of_headers(&headers) == Dialect::Anthropic {
+        return anthropic::models::list(State(state)).await;
+    }
     let served = state.served()?;
-    let max_model_len = served.engine.limits().max_model_len;
-    let data = served.model_names().into_iter().map(|id| Model::new(id, &state, max_model_len)).collect();
+    let data = served.model_names().into_iter().map(|id| model(&state, served, id)).collect();
     Ok(Json(List { object: "list", data }).into_response())
 }
 
-/// One of the names.
-pub(crate) async fn retrieve(
+/// One of them.
+pub(crate) async fn get(
+    headers: HeaderMap,
     State(state): State<AppState>,
-    Path(model): Path<String>,
-) -> Result<impl IntoResponse, ApiError> {
-    let served = state.served()?;
-    let names = served.model_names();
-    match names.into_iter().find(|&name| name == model) {
-        Some(id) => Ok(Json(Model::new(id, &state, served.engine.limits().max_model_len)).into_response()),
-        None => Err(ApiError::not_found(format!(
-            "There is no model `{model}` here; the names of the one that is served are {}",
-            names.join(", ")
-        ))
-        .with_param("model")),
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    if Dialect::of_headers(&headers) == Dialect::Anthropic {
+        return anthropic::models::get(State(state), Path(id)).await;
     }
+    let served = state.served()?;
+    Ok(Json(model(&state, served, served.find_model(&id)?)).into_response())
+}
+
+fn model<'a>(state: &AppState, served: &Served, id: &'a str) -> Model<'a> {
+    let max_model_len = served.engine.limits().max_model_len;
+    Model { id, object: "model", created: state.started(), owned_by: "deepseek", max_model_len }
 }
 
 /// Seconds since 1970, for the `created` fields.

@@ -4,7 +4,7 @@ use axum::http::Method;
 use axum::routing::{MethodRouter, get, post};
 
 use crate::state::AppState;
-use crate::{balance, chat, completions, models, observe, responses, tokenize};
+use crate::{anthropic, balance, chat, completions, models, observe, responses, tokenize};
 
 /// Where the API is: as DeepSeek's documentation has it, as OpenAI's clients expect it, and where the hosted API keeps what it
 /// calls beta. Here they are all the same.
@@ -37,13 +37,24 @@ pub(crate) fn api() -> Vec<Route> {
             Route::post(format!("{prefix}/responses"), post(responses::create)),
             Route::get(format!("{prefix}/models"), get(models::list)),
             // A name may be that of a hub, with a slash in it.
-            Route::get(format!("{prefix}/models/{{*model}}"), get(models::retrieve)),
+            Route::get(format!("{prefix}/models/{{*model}}"), get(models::get)),
             Route::post(format!("{prefix}/tokenize"), post(tokenize::tokenize)),
             Route::post(format!("{prefix}/detokenize"), post(tokenize::detokenize)),
             Route::get(format!("{prefix}/user/balance"), get(balance::balance)),
         ]
     };
-    PREFIXES.into_iter().flat_map(under).collect()
+    let anthropic = ["/anthropic/v1", "/v1"].into_iter().flat_map(|prefix| {
+        [
+            Route::post(format!("{prefix}/messages"), post(anthropic::messages::create)),
+            Route::post(format!("{prefix}/messages/count_tokens"), post(anthropic::messages::count_tokens)),
+        ]
+    });
+    // Under /v1 the list is one for both APIs, and the client's headers tell which form it wants.
+    let anthropic_models = [
+        Route::get("/anthropic/v1/models", get(anthropic::models::list)),
+        Route::get("/anthropic/v1/models/{*model}", get(anthropic::models::get)),
+    ];
+    PREFIXES.into_iter().flat_map(under).chain(anthropic).chain(anthropic_models).collect()
 }
 
 /// The routes that ask for no key: probes, scrapers and browsers have none.

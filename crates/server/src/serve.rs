@@ -18,7 +18,7 @@ use crate::error::ApiError;
 use crate::request_id::{X_DS_TRACE_ID, X_REQUEST_ID};
 use crate::routes::Route;
 use crate::state::AppState;
-use crate::{auth, observe, rate_limit, request_id, routes};
+use crate::{auth, dialect, observe, rate_limit, request_id, routes};
 
 /// After the engine has ended, how long readers get to fetch what was written for them.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +40,7 @@ pub fn router(state: AppState) -> Router {
         .fold(api, with)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn(dialect::translate))
         .layer(from_fn(observe::count_responses));
     match cors(&state.config().allowed_origins) {
         Some(cors) => router.layer(cors),
