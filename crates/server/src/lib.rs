@@ -39,6 +39,7 @@ mod generation;
 mod history;
 mod models;
 mod observe;
+mod page;
 mod sampling;
 mod serve;
 mod sse;

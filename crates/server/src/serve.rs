@@ -16,7 +16,7 @@ use tower_http::cors::{Any, CorsLayer};
 use crate::config::AllowedOrigins;
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::{auth, chat, completions, models, observe, tokenize};
+use crate::{auth, chat, completions, models, observe, page, tokenize};
 
 /// After the engine has ended, how long readers get to fetch what was written for them.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// All routes over `state`.
 ///
-/// `/health` and `/metrics` ask for no key: probes and scrapers have none.
+/// `/health`, `/metrics` and the chat page ask for no key: probes, scrapers and browsers have none.
 pub fn router(state: AppState) -> Router {
     let api = Router::new()
         .route("/v1/chat/completions", post(chat::complete))
@@ -42,6 +42,8 @@ pub fn router(state: AppState) -> Router {
         .merge(api)
         .route("/health", get(observe::health))
         .route("/metrics", get(observe::metrics))
+        .route("/", get(page::index))
+        .route("/assets/{name}", get(page::asset))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(from_fn(observe::count_responses));
