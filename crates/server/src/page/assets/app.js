@@ -161,7 +161,8 @@ async function requestReply() {
   const field = offerAnswers();
   keep();
   showState();
-  ui.speed.textContent = formatSpeed(reply.timing);
+  // From now on the numbers stand under the answer.
+  ui.speed.textContent = "";
   if (isFollowing) follow();
   announce(reply);
   if (field && document.activeElement === ui.prompt) field.focus();

@@ -110,7 +110,7 @@ export class ReplyView {
     if (!isTouched) details.open = isThinking;
     details.classList.toggle("live", isThinking);
     const seconds = thinkingSeconds(reply.timing, now);
-    const time = seconds === null ? "" : ` for ${formatSeconds(seconds)}`;
+    const time = seconds === null || (seconds < 0.1 && !isThinking) ? " for a moment" : ` for ${formatSeconds(seconds)}`;
     const said = isThinking ? `Thinking${time}` : `Thought${time}`;
     if (label.textContent !== said) label.textContent = said;
   }
