@@ -667,7 +667,9 @@ pageTest("everything is within reach of the keyboard", {}, async (page) => {
   for (let step = 0; step < 40 && !order.includes("prompt"); step++) {
     order.push(await focused());
     const outline = await page.evaluate(() => {
-      const { outlineStyle, outlineWidth } = getComputedStyle(document.activeElement);
+      // The message field shows it on its frame.
+      const { activeElement } = document;
+      const { outlineStyle, outlineWidth } = getComputedStyle(activeElement.closest("textarea") ? activeElement.parentElement : activeElement);
       return `${outlineStyle} ${outlineWidth}`;
     });
     assert.match(outline, /^solid [1-9]/, `${order.at(-1)} shows no focus`);
