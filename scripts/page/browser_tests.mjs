@@ -103,10 +103,7 @@ pageTest("real: a message is answered as a stream, with its numbers", onReal, as
 });
 
 pageTest("real: stop frees the sequence, regenerate asks again", onReal, async (page) => {
-  await setSettings(page, async (form) => {
-    await form.getByLabel("Most tokens").fill("100000");
-    await form.getByLabel("Temperature").fill("2");
-  });
+  await setSettings(page, (form) => form.getByLabel("Temperature").fill("2"));
   let isStopped = false;
   // A random model may end its answer before it can be stopped.
   for (let attempt = 0; attempt < 5 && !isStopped; attempt++) {
@@ -623,6 +620,9 @@ pageTest("conversations can be exported and deleted", { context: { acceptDownloa
     const [download] = await Promise.all([page.waitForEvent("download"), click()]);
     return [download.suggestedFilename(), JSON.parse(readFileSync(await download.path(), "utf8"))];
   };
+  // The buttons of a conversation come to sight with the pointer.
+  const entry = page.locator("#conversations li", { hasText: "one" });
+  await entry.hover();
   const [name, single] = await exported(() => page.getByRole("button", { name: "Export “one”" }).click());
   assert.equal(name, "cachalot-one.json");
   assert.deepEqual(single.conversations.map((saved) => saved.messages.map((message) => message.content)), [["one", "You said one"]]);
@@ -630,9 +630,11 @@ pageTest("conversations can be exported and deleted", { context: { acceptDownloa
   const [, all] = await exported(() => page.getByRole("button", { name: "Export conversations" }).click());
   assert.equal(all.conversations.length, 2);
   await page.keyboard.press("Escape");
+  await entry.hover();
   await page.getByRole("button", { name: "Delete “one”" }).click();
   await page.locator("#confirm").getByRole("button", { name: "Cancel" }).click();
   assert.equal(await page.locator("#conversations li").count(), 2);
+  await entry.hover();
   await page.getByRole("button", { name: "Delete “one”" }).click();
   await page.locator("#confirm").getByRole("button", { name: "Delete" }).click();
   await page.waitForFunction(() => document.querySelectorAll("#conversations li").length === 1);
