@@ -269,6 +269,14 @@ pageTest("tool calls are shown as they stream, and answered by the person", {}, 
     { role: "tool", tool_call_id: "call_01_x", content: "rain" },
   ]);
   assert.equal(await page.locator(".call").getByText("rain", { exact: true }).count(), 1);
+  // The real server takes what the fake one was sent, and would refuse it without the reasoning.
+  const statusOf = async (body) => {
+    const sent = { ...body, stream: false, stream_options: undefined, max_tokens: 2 };
+    return (await fetch(`${real.address}/v1/chat/completions`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(sent) })).status;
+  };
+  assert.equal(await statusOf(second), 200);
+  const forgetful = second.messages.map(({ reasoning_content: _, ...message }) => message);
+  assert.equal(await statusOf({ ...second, messages: forgetful }), 400);
   // The next turn leaves the reasoning out.
   await send(page, "Thanks");
   await isIdle(page);
@@ -779,6 +787,15 @@ pageTest("320 pixels are enough for everything", { context: { viewport: { width:
   await page.keyboard.press("Escape");
   await page.getByRole("button", { name: "New conversation" }).waitFor({ state: "hidden" });
   assert.equal(await page.evaluate(() => document.activeElement.id), "menu");
+  // A window that grows while the menu is open is usable.
+  await page.getByRole("button", { name: "Conversations" }).click();
+  await page.setViewportSize({ width: 1000, height: 600 });
+  await page.waitForFunction(() => !document.querySelector("main").inert);
+});
+
+pageTest("the menu takes the focus while it still moves", { context: { viewport: { width: 320, height: 600 }, reducedMotion: "no-preference" } }, async (page) => {
+  await page.getByRole("button", { name: "Conversations" }).click();
+  assert.equal(await page.evaluate(() => document.activeElement.id), "new-conversation");
 });
 
 pageTest("motion is left out for whoever asks, and there for others", {}, async (page) => {

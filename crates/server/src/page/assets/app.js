@@ -523,8 +523,8 @@ function fitPrompt() {
 
 ui.prompt.addEventListener("input", fitPrompt);
 ui.prompt.addEventListener("keydown", (event) => {
-  // An input method uses Enter to choose a word.
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  // An input method uses Enter to choose a word; Safari tells only by the code 229 when that ends the composition.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
   event.preventDefault();
   send();
 });
@@ -535,26 +535,34 @@ ui.composer.addEventListener("submit", (event) => {
 });
 addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.defaultPrevented || document.querySelector("dialog[open]")) return;
-  if (document.body.classList.contains("menu-open")) closeMenu();
+  if (isMenuOpen()) closeMenu();
   else if (active !== null) stop();
   else if (isEditing) cancelEditing();
 });
 
+const isMenuOpen = () => document.body.classList.contains("menu-open");
+
+// On narrow screens the menu lies over the rest, which is out of reach meanwhile.
+function showMenu(isOpen) {
+  document.body.classList.toggle("menu-open", isOpen);
+  ui.scrim.hidden = !isOpen;
+  ui.main.inert = isOpen;
+  ui.top.inert = isOpen;
+  ui.menu.setAttribute("aria-expanded", String(isOpen));
+}
+
 function closeMenu() {
-  if (!document.body.classList.contains("menu-open")) return;
-  document.body.classList.remove("menu-open");
-  ui.scrim.hidden = true;
-  ui.menu.setAttribute("aria-expanded", "false");
+  if (!isMenuOpen()) return;
+  showMenu(false);
   ui.menu.focus();
 }
 
 ui.menu.addEventListener("click", () => {
-  if (document.body.classList.contains("menu-open")) return closeMenu();
-  document.body.classList.add("menu-open");
-  ui.scrim.hidden = false;
-  ui.menu.setAttribute("aria-expanded", "true");
+  showMenu(true);
   ui["new-conversation"].focus();
 });
+// A window that grows shows the menu beside the rest.
+matchMedia("(max-width: 56rem)").addEventListener("change", () => showMenu(false));
 ui.scrim.addEventListener("click", closeMenu);
 
 ui.stop.addEventListener("click", () => {
