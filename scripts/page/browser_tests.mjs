@@ -572,6 +572,18 @@ pageTest("the last message can be edited, and editing cancelled", {}, async (pag
   await answer(page).getByText("You said second").waitFor();
   assert.deepEqual(fake.requests[2].messages.map((message) => message.content), ["first", "You said first", "second"]);
   assert.equal(await page.locator(".message").count(), 4);
+  await isIdle(page);
+  // Editing stops an answer that is still coming.
+  fake.chat = (writer) => writer.say("content", "tick ".repeat(500), 10);
+  await send(page, "thrid");
+  await answer(page).getByText("tick").waitFor();
+  await page.getByRole("button", { name: "Edit message" }).click();
+  await isIdle(page);
+  assert.equal(await page.locator("#prompt").inputValue(), "thrid");
+  fake.chat = echo;
+  await send(page, "third");
+  await answer(page).getByText("You said third").waitFor();
+  assert.equal(await page.locator(".message").count(), 6);
 });
 
 pageTest("settings and conversations outlive a reload; bad settings are refused", {}, async (page) => {

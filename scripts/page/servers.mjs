@@ -11,6 +11,8 @@ const START_TIMEOUT_MS = 120_000;
 // Starts the binary on the embedded model and a free port.
 export async function startReal(...options) {
   const server = spawn(BINARY, ["serve", "--port", "0", ...options], { stdio: ["ignore", "pipe", "inherit"] });
+  // However this program ends, the server ends with it.
+  process.on("exit", () => server.kill());
   let printed = "";
   const address = await new Promise((resolve, reject) => {
     const timer = setTimeout(() => reject(new Error(`not ready after ${START_TIMEOUT_MS} ms: ${printed}`)), START_TIMEOUT_MS);

@@ -246,8 +246,9 @@ function answerCalls(results) {
   requestReply();
 }
 
+// Whoever edits a message has no use for an answer to it that is still coming.
 function startEditing() {
-  if (active !== null) return;
+  stop();
   isEditing = true;
   ui.prompt.value = conversation.messages.findLast((message) => message.role === "user").content;
   fitPrompt();
