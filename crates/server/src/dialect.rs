@@ -2,12 +2,12 @@
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
 use crate::error::ApiError;
-use crate::request_id::RequestId;
+use crate::request_id::TraceId;
 use crate::sse::write_json;
 use crate::wire::anthropic;
 
@@ -72,7 +72,8 @@ pub(crate) async fn translate(request: Request, next: Next) -> Response {
         response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.body_mut() = Body::from(body);
     }
-    if let Some(RequestId(id)) = id {
+    if let Some(TraceId(id)) = id {
+        let id = HeaderValue::try_from(format!("req_{id}")).expect("hexadecimal digits are allowed in a header");
         response.headers_mut().insert(REQUEST_ID, id);
     }
     response

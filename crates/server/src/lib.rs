@@ -44,6 +44,8 @@ mod history;
 mod hosted;
 mod models;
 mod observe;
+mod openapi;
+mod page;
 mod rate_limit;
 mod request_id;
 mod responses;

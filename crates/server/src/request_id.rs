@@ -13,9 +13,9 @@ pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 /// Where the hosted API puts it. Never the client's own: what a client sends twice would be found twice.
 pub(crate) const X_DS_TRACE_ID: HeaderName = HeaderName::from_static("x-ds-trace-id");
 
-/// The name of a request; an extension of it.
+/// The server's own name of a request, without a dash or prefix; an extension of it.
 #[derive(Clone, Debug)]
-pub(crate) struct RequestId(pub(crate) HeaderValue);
+pub(crate) struct TraceId(pub(crate) String);
 
 /// The longest id that is taken from a client.
 const MAX_CLIENT_ID_LEN: usize = 128;
@@ -28,7 +28,7 @@ pub(crate) async fn identify(mut request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let span = tracing::info_span!("request", id = request_id);
     let header = |id: &str| HeaderValue::try_from(id).expect("ids are letters, digits and a few signs");
-    request.extensions_mut().insert(RequestId(header(&request_id)));
+    request.extensions_mut().insert(TraceId(trace_id.clone()));
     let began = Instant::now();
     let mut response = next.run(request).instrument(span).await;
     let seconds = began.elapsed().as_secs_f64();
