@@ -44,6 +44,7 @@ mod history;
 mod hosted;
 mod models;
 mod observe;
+mod page;
 mod rate_limit;
 mod request_id;
 mod responses;

@@ -4,7 +4,7 @@ use axum::http::Method;
 use axum::routing::{MethodRouter, get, post};
 
 use crate::state::AppState;
-use crate::{anthropic, balance, chat, completions, models, observe, responses, tokenize};
+use crate::{anthropic, balance, chat, completions, models, observe, page, responses, tokenize};
 
 /// Where the API is: as DeepSeek's documentation has it, as OpenAI's clients expect it, and where the hosted API keeps what it
 /// calls beta. Here they are all the same.
@@ -60,5 +60,10 @@ pub(crate) fn api() -> Vec<Route> {
 
 /// The routes that ask for no key: probes, scrapers and browsers have none.
 pub(crate) fn open() -> Vec<Route> {
-    vec![Route::get("/health", get(observe::health)), Route::get("/metrics", get(observe::metrics))]
+    vec![
+        Route::get("/health", get(observe::health)),
+        Route::get("/metrics", get(observe::metrics)),
+        Route::get("/", get(page::index)),
+        Route::get("/assets/{name}", get(page::asset)),
+    ]
 }
