@@ -57,18 +57,18 @@ def holds(what, condition, found=None):
 
 
 def raises(kind, action):
-    """The exception of exactly this class that the action raises."""
+    """The exception of this class that the action raises."""
     try:
         found = action()
     except Exception as error:
         note("error", repr(error))
-        equal("class of the error", type(error), kind)
+        holds(f"an error of the class {kind.__name__}", isinstance(error, kind), repr(error))
         return error
     raise AssertionError(f"expected {kind.__name__}, found {_shown(found)}")
 
 
 def _shown(value):
-    if hasattr(value, "model_dump"):
+    if hasattr(value, "model_dump") and not isinstance(value, type):
         value = value.model_dump(exclude_unset=True, warnings=False)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} … ({len(text)} characters)"
