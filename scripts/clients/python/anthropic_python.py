@@ -16,7 +16,7 @@ from anthropic_contract import (
     num_prompt_tokens,
 )
 from cases import case, equal, holds, note, raises, table
-from contract import CHAT, ENDLESS, KEY, KEYED_SERVER, QUESTION, REASONER, SERVER, WRONG_KEY, check_running
+from contract import CHAT, ENDLESS, KEY, KEYED_SERVER, LIMITED_SERVER, QUESTION, REASONER, SERVER, WRONG_KEY, check_running
 
 
 def connect(server=SERVER, kind=Anthropic, **key):
@@ -283,6 +283,17 @@ def _(request, message):
         equal("type of the body", error.body["type"], "error")
         holds(f"a message about {message}", re.search(message, error.body["error"]["message"]), error.body)
         holds("a request id", error.request_id, dict(error.response.headers))
+
+
+@case("errors: too many requests")
+def _():
+    def ask_twice():
+        for _ in range(2):
+            connect(LIMITED_SERVER).messages.create(**complete({"max_tokens": 1}))
+
+    error = raises(anthropic.RateLimitError, ask_twice)
+    equal("type", error.type, "rate_limit_error")
+    holds("Retry-After in seconds", 0 < int(error.response.headers["retry-after"]) <= 60, dict(error.response.headers))
 
 
 @case("errors: no such route")

@@ -17,6 +17,8 @@ SERVER = os.environ["CLIENTS_SERVER"]
 # The same model behind a key.
 KEYED_SERVER = os.environ["CLIENTS_KEYED_SERVER"]
 KEY = os.environ["CLIENTS_KEY"]
+# The same model, which takes one request a minute.
+LIMITED_SERVER = os.environ["CLIENTS_LIMITED_SERVER"]
 WRONG_KEY = "sk-0123456789abcdef"
 CHAT, REASONER = "deepseek-chat", "deepseek-reasoner"
 

@@ -17,6 +17,7 @@ from contract import (
     ENDLESS,
     KEY,
     KEYED_SERVER,
+    LIMITED_SERVER,
     QUESTION,
     REASONER,
     SERVER,
@@ -573,6 +574,20 @@ def _():
         raises(openai.AuthenticationError, lambda: wrong.models.list(**extra))
     answer = connect(server=KEYED_SERVER, key=KEY).chat.completions.create(model=CHAT, messages=QUESTION, max_tokens=2)
     check_completion(answer.model_dump(exclude_unset=True), thinking=False)
+
+
+@case("errors: too many requests")
+def _():
+    limited = connect(server=LIMITED_SERVER)
+
+    def ask_twice():
+        for _ in range(2):
+            limited.chat.completions.create(model=CHAT, messages=QUESTION, max_tokens=1)
+
+    error = raises(openai.RateLimitError, ask_twice)
+    holds("Retry-After in seconds", 0 < int(error.response.headers["retry-after"]) <= 60, dict(error.response.headers))
+    # Who only looks is not counted.
+    limited.models.list()
 
 
 @case("errors: no such route")
