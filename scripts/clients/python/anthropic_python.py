@@ -86,8 +86,9 @@ def ask_in_all_ways(request, thinking=False):
         ("system blocks with cache_control", {"system": [{"type": "text", "text": "You know whales.", **CACHED}, {"type": "text", "text": "Be brief."}]}),
         ("blocks with cache_control", {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello 海豚 🐬", **CACHED}]}]}),
         ("history", {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}, *QUESTION]}),
-        ("temperature 0", {"temperature": 0.0}),
-        ("top_p and top_k", {"top_p": 0.9, "top_k": 40}),
+        # The package has no parameters for these any more.
+        ("temperature 0", {"extra_body": {**SEED, "temperature": 0}}),
+        ("top_p and top_k", {"extra_body": {**SEED, "top_p": 0.9, "top_k": 40}}),
         ("another model's name", {"model": "claude-sonnet-4-5"}),
         ("metadata and service tier", {"metadata": {"user_id": "ada"}, "service_tier": "auto"}),
         ("tool_choice none", {"tools": [LAMP_TOOL], "tool_choice": {"type": "none"}}),
@@ -262,7 +263,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
 @table(
     "errors",
     [
-        ("temperature", {"temperature": 3.0}, "temperature"),
+        ("temperature", {"extra_body": {"temperature": 3}}, "temperature"),
         ("max_tokens", {"max_tokens": 0}, "max_tokens"),
         ("no max_tokens", {"max_tokens": omit}, "max_tokens"),
         ("no messages", {"messages": []}, "messages"),

@@ -61,6 +61,8 @@ TOOLS = [
     tool("ReadMcpResourceTool", "Reads.", ["uri"], server=TEXT, uri=TEXT),
     {**LAMP_TOOL, "cache_control": {"type": "ephemeral"}},
 ]
+# All of them are sent where that is the point; elsewhere these, which are read sooner.
+FEW_TOOLS = TOOLS[-2:]
 EPHEMERAL = {"type": "ephemeral"}
 SYSTEM = [
     {"type": "text", "text": "x-anthropic-billing-header: cc_version=2.1.0; cc_entrypoint=cli;"},
@@ -74,7 +76,7 @@ REQUEST = {
     "max_tokens": 32000,
     "system": SYSTEM,
     "messages": [QUESTION],
-    "tools": TOOLS,
+    "tools": FEW_TOOLS,
     "thinking": {"type": "enabled", "budget_tokens": 31999},
     "metadata": {"user_id": "user_0123456789abcdef_account__session_00000000-0000-0000-0000-000000000000"},
     "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
@@ -139,9 +141,9 @@ def _(keys):
 @table(
     "a turn",
     [
-        ("by its own model name", {}, True),
+        ("by its own model name", {"tools": TOOLS}, True),
         ("Opus", {"model": "claude-opus-4-5-20251101"}, True),
-        ("Haiku without thinking", {"model": "claude-haiku-4-5-20251001", **NO_THINKING}, False),
+        ("Haiku without thinking", {"model": "claude-haiku-4-5-20251001", "tools": [], **NO_THINKING}, False),
         ("DeepSeek with a long context", {"model": "deepseek-chat[1m]"}, True),
         ("the reasoner", {"model": "deepseek-reasoner"}, True),
         ("adaptive thinking", {"thinking": {"type": "adaptive"}}, True),
@@ -151,15 +153,14 @@ def _(keys):
 )
 def _(request, thinking):
     # The limit that it asks for is above the context: it is lowered, not refused.
-    request = {"temperature": 0, **request}
     message = stream(request, thinking)
     equal("prompt tokens", num_prompt_tokens(message["usage"]), count(request))
 
 
 @table("whole and streamed", [("thinking", {"max_tokens": 40}, True), ("not thinking", {"max_tokens": 40, **NO_THINKING}, False)])
 def _(request, thinking):
-    # No seed in this API: the likeliest token each time is the same one.
-    request = {"temperature": 0, **request}
+    # The seed is an extension of the server.
+    request = {"seed": 7, **request}
     check_same_message(ask(request, thinking), stream(request, thinking))
 
 
@@ -175,7 +176,7 @@ def running_turn(thinking, *results):
 @case("the loop: a forced call, its result with a reminder, an answer")
 def _():
     choice = {"type": "tool", "name": "set_lamp", "disable_parallel_tool_use": True}
-    forced = stream({**NO_THINKING, "tool_choice": choice, "max_tokens": 400}, thinking=False)
+    forced = stream({**NO_THINKING, "tools": TOOLS, "tool_choice": choice, "max_tokens": 400}, thinking=False)
     equal("stop_reason", forced["stop_reason"], "tool_use")
     calls = [block for block in forced["content"] if block["type"] == "tool_use"]
     results = [{"type": "tool_result", "tool_use_id": call["id"], "content": "on"} for call in calls]
@@ -249,7 +250,7 @@ def _():
 
 @case("count_tokens: a tool counts as what it adds to the prompt")
 def _():
-    with_tools, without = count({}), count({"tools": TOOLS[:-1]})
+    with_tools, without = count({"tools": TOOLS}), count({"tools": TOOLS[:-1]})
     holds("one tool less is fewer tokens", without < with_tools, [without, with_tools])
 
 

@@ -199,7 +199,8 @@ def _():
 @table(
     "errors",
     [
-        ("key", {"api_base": f"{KEYED_SERVER}/beta", "api_key": WRONG_KEY}, litellm.AuthenticationError, "Authentication Fails"),
+        # It goes by the code in the body, which is the hosted API's, and not by the status.
+        ("key", {"api_base": f"{KEYED_SERVER}/beta", "api_key": WRONG_KEY}, litellm.BadRequestError, "Authentication Fails"),
         ("model", {"model": "gpt-4o"}, litellm.BadRequestError, "Model Not Exist"),
         ("temperature", {"temperature": 3}, litellm.BadRequestError, "Invalid temperature value"),
         ("context", {"messages": [{"role": "user", "content": "deep " * 20000}]}, litellm.ContextWindowExceededError, "maximum context length"),
