@@ -78,6 +78,10 @@ variables! {
     CONTEXT_TOKENS = "CACHALOT_CONTEXT_TOKENS";
     /// `--json` of `bench` and `inspect`.
     JSON = "CACHALOT_JSON";
+    /// `parse --mode`.
+    MODE = "CACHALOT_MODE";
+    /// `parse --split`.
+    SPLIT = "CACHALOT_SPLIT";
     /// `--log`.
     LOG = "CACHALOT_LOG";
     /// `--log-format`.

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use cachalot_engine::{Event, FinishReason, Request, SamplingParams};
-use cachalot_prompt::{Delta, OutputMode, OutputOptions, OutputParser};
+use cachalot_prompt::{Delta, Ending, OutputMode, OutputOptions, OutputParser};
 
 use crate::args::SamplingArgs;
 use crate::hint::ResultExt;
@@ -55,7 +55,11 @@ impl Loaded {
             match events.recv().await {
                 Some(Event::Token { id, .. }) => parser.push(id).iter().try_for_each(&mut write)?,
                 Some(Event::Finished { reason, .. }) => {
-                    parser.finish().iter().try_for_each(&mut write)?;
+                    let ending = match reason {
+                        FinishReason::Stop { .. } => Ending::Stop,
+                        FinishReason::Length => Ending::Length,
+                    };
+                    parser.finish(ending).iter().try_for_each(&mut write)?;
                     return Ok(reason);
                 }
                 Some(Event::Failed { message }) => bail!("the engine failed: {message}"),

@@ -489,3 +489,31 @@ fn served_golden_checkpoints_give_the_golden_values() {
         }
     }
 }
+
+#[test]
+fn completions_are_parsed_without_a_model() {
+    let parse = |args: &[&str], completion: &str| {
+        let mut child = cachalot(&[&["parse"], args].concat())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        child.stdin.take().expect("it is piped").write_all(completion.as_bytes()).expect("it is read");
+        let output = child.wait_with_output().expect("it ends");
+        assert!(output.status.success());
+        serde_json::from_slice::<Value>(&output.stdout).expect("a message is JSON")
+    };
+    let call = "\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"f\">\n<｜DSML｜parameter name=\"k\" \
+                string=\"true\">鲸</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls><｜end▁of▁sentence｜>";
+    let message = json!({
+        "role": "assistant", "content": "Look.", "reasoning_content": "why",
+        "tool_calls": [{"index": 0, "id": "call_00", "type": "function", "function": {"name": "f", "arguments": "{\"k\": \"鲸\"}"}}],
+    });
+    for split in ["1", "2", "7", "1000"] {
+        let args = ["--release", "V3.2", "--mode", "thinking", "--split", split];
+        assert_eq!(parse(&args, &format!("why</think>Look.{call}")), message);
+    }
+    assert_eq!(parse(&["--release", "V3"], "<think>\n"), json!({"role": "assistant", "content": "<think>\n"}));
+    let broken = parse(&["--release", "V3.2", "--mode", "chat"], "a\n\n<｜DSML｜invoke name=\"f<｜end▁of▁sentence｜>");
+    assert_eq!(broken["error"]["type"], "malformed_tool_call", "{broken}");
+}

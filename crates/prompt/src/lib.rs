@@ -1,7 +1,7 @@
-//! Text to token ids and back: tokenizer, chat encoding per release, incremental detokenizer, reasoning split.
+//! Text to token ids and back: tokenizer, chat encoding per release, incremental detokenizer, replies told apart.
 //!
 //! A [`Prompt`] is a checkpoint's text side. It knows the [`Release`], encodes a [`Chat`] as [`Rendered`] ids, and an
-//! [`OutputParser`] turns the ids of the reply back into text, told apart as reasoning and content.
+//! [`OutputParser`] turns the ids of the reply back into text, told apart as reasoning, content and tool calls.
 //!
 //! ```no_run
 //! use cachalot_prompt::{Chat, Delta, Message, OutputOptions, OutputParser, Prompt, PromptFiles, Role};
@@ -37,6 +37,7 @@ mod output;
 mod prompt;
 mod python_json;
 mod release;
+mod reply;
 mod script;
 mod stop;
 mod template;
@@ -48,8 +49,9 @@ pub use chat::{Chat, Message, Role, ToolCall};
 pub use detokenizer::Detokenizer;
 pub use error::{Error, Result};
 pub use files::PromptFiles;
-pub use output::{Defect, Delta, OutputMode, OutputOptions, OutputParser};
+pub use output::{Defect, Delta, OutputMode, OutputOptions, OutputParser, Reply};
 pub use prompt::{Prompt, Rendered, SamplingDefaults};
 pub use release::{Release, ThinkingPolicy};
+pub use reply::Ending;
 pub use stop::StopStrings;
 pub use tokenizer::Tokenizer;

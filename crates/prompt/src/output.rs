@@ -1,15 +1,19 @@
-//! The model's output, token by token, split into reasoning and content.
+//! The model's output, token by token, as reasoning, content and tool calls.
 //!
-//! The split goes by token ids: only the real `<think>` and `</think>` tokens count, never their characters. Tool-call
-//! markup stays in the content; parsing it into calls is to be added here, as a third state after reasoning and content.
+//! What is what goes by token ids, in [`reply`](crate::reply); this is the way from ids to its symbols, and the stop
+//! strings of the content.
 
 use std::sync::Arc;
 
 use crate::detokenizer::Detokenizer;
+use crate::encoding::EOS;
 use crate::prompt::Prompt;
+use crate::release::Release;
+use crate::reply::{Ending, Findings, Mark, ReplyParser, Symbol};
 use crate::stop::StopStrings;
+use crate::tokenizer::Tokenizer;
 
-/// Text that became certain.
+/// What became certain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delta {
     /// A part of the reasoning.
@@ -25,22 +29,22 @@ pub enum Delta {
     CallArguments(String),
 }
 
-/// Tool-call markup that is malformed beyond repair, so that what the model wanted to call cannot be told.
+/// What is wrong with the markup of tool calls, beyond what could be repaired without loss.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defect {
-    /// What is wrong with it.
+    /// What is wrong.
     pub message: String,
-    /// The markup, as far as it is part of nothing else.
+    /// The markup and text that became no part of the reply.
     pub text: String,
 }
 
 /// What kind of request the output belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OutputMode {
-    /// A chat reply: reasoning is told from content, and think tags are part of neither.
+    /// A chat reply: told apart as reasoning, content and tool calls, and control tokens are part of none.
     #[default]
     Chat,
-    /// A plain completion: everything is content, think tags are text.
+    /// A plain completion: everything is content, think tags and markup are text.
     Completion,
 }
 
@@ -49,112 +53,112 @@ pub enum OutputMode {
 pub struct OutputOptions {
     /// What kind of request the output belongs to.
     pub mode: OutputMode,
-    /// Strings that end the content; they are not part of it. Reasoning is not watched.
+    /// Strings that end the content; they are not part of it. Reasoning and tool calls are not watched.
     pub stop: Vec<String>,
 }
 
-/// Splits one reply into reasoning and content while it is generated.
+/// Splits one reply into reasoning, content and tool calls while it is generated.
 ///
-/// End-of-sequence, turn and think tokens never become text. A `<think>` that opens the reply starts the reasoning
-/// (R1-0528 writes it itself); a later one is dropped, as is a `</think>` outside of reasoning. So there is at most one
-/// stretch of reasoning, and it comes first.
-/// The newlines with which R1's family sets its tags apart are part of the format and dropped: after `<think>`, before
-/// and after `</think>`.
+/// A `<think>` that opens the reply starts the reasoning (R1-0528 writes it itself); a later one is dropped, as is a
+/// `</think>` outside of reasoning. So there is at most one stretch of reasoning, and it comes first. The newlines with
+/// which R1's family sets its tags apart are part of the format and dropped: after `<think>`, before and after `</think>`.
+/// Tool calls come last; one that begins within the reasoning ends it. Whatever the tokens, no control token becomes
+/// reasoning or content, and every call's arguments are the same text however the reply was cut into tokens.
 pub struct OutputParser {
     detokenizer: Detokenizer,
-    stop: StopStrings,
-    think_open: Option<u32>,
-    think_close: Option<u32>,
+    tokenizer: Arc<Tokenizer>,
     silent: Arc<[u32]>,
-    padded: bool,
-    state: State,
-    /// Whether newlines are being dropped, because a tag came just before.
-    trimming: bool,
-    /// Text whose place depends on the next tag: whitespace at the start, dropped if `<think>` comes next; newlines at
-    /// the end of padded reasoning, dropped if `</think>` comes next.
-    held: String,
+    release: Release,
+    /// `None` for a completion.
+    reply: Option<ReplyParser>,
+    stop: StopStrings,
+    findings: Findings,
     reasoning_tokens: usize,
-    defect: Option<Defect>,
-    num_calls: usize,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Nothing but whitespace so far: a `<think>` may still open the reasoning.
-    Start,
-    Reasoning,
-    Content,
 }
 
 impl OutputParser {
     /// A parser for the reply to one prompt; `reasoning_open` is that of [`Rendered`](crate::Rendered).
     pub fn new(prompt: &Prompt, reasoning_open: bool, options: OutputOptions) -> Self {
-        let chat = options.mode == OutputMode::Chat;
         let tokenizer = prompt.tokenizer();
-        let reasoning = chat && reasoning_open;
-        let padded = prompt.release().pads_reasoning_with_newlines();
-        let state = match (chat, reasoning) {
-            (false, _) => State::Content,
-            (true, false) => State::Start,
-            (true, true) => State::Reasoning,
-        };
+        let release = prompt.release();
         Self {
             detokenizer: Detokenizer::new(Arc::clone(tokenizer)),
-            stop: StopStrings::new(options.stop),
-            think_open: tokenizer.id_of("<think>").filter(|_| chat),
-            think_close: tokenizer.id_of("</think>").filter(|_| chat),
+            tokenizer: Arc::clone(tokenizer),
             silent: Arc::clone(prompt.silent_token_ids()),
-            padded,
-            state,
-            trimming: reasoning && padded,
-            held: String::new(),
+            release,
+            reply: (options.mode == OutputMode::Chat).then(|| ReplyParser::new(release, reasoning_open)),
+            stop: StopStrings::new(options.stop),
+            findings: Findings::default(),
             reasoning_tokens: 0,
-            defect: None,
-            num_calls: 0,
         }
     }
 
-    /// Takes the next token and returns the text that became certain; nothing after a stop string.
+    /// Takes the next token and returns what became certain; nothing after a stop string.
     pub fn push(&mut self, id: u32) -> Vec<Delta> {
-        let mut deltas = Vec::new();
         if self.stop.hit().is_some() || self.silent.contains(&id) {
-            return deltas;
+            return Vec::new();
         }
-        if Some(id) == self.think_open || Some(id) == self.think_close {
-            // Bytes on both sides of a tag never form one character.
-            let text = self.detokenizer.flush();
-            self.take(&text, &mut deltas);
-            match self.state {
-                State::Start if Some(id) == self.think_open => self.enter(State::Reasoning),
-                State::Reasoning if Some(id) == self.think_close => self.enter(State::Content),
-                _ => {}
+        let Some(reply) = &mut self.reply else {
+            let text = self.detokenizer.push(id);
+            return self.content(&text);
+        };
+        match self.tokenizer.control_text(id) {
+            Some(control) => {
+                // Bytes on both sides of a control token never form one character.
+                let text = self.detokenizer.flush();
+                reply.push(Symbol::text(&text), &mut self.findings);
+                reply.push(Symbol::Control(Mark::of(self.release, control), control.into()), &mut self.findings);
             }
-            return deltas;
+            None => {
+                self.reasoning_tokens += usize::from(reply.is_reasoning());
+                let text = self.detokenizer.push(id);
+                reply.push(Symbol::text(&text), &mut self.findings);
+            }
         }
-        if self.state == State::Reasoning {
-            self.reasoning_tokens += 1;
+        self.watched()
+    }
+
+    /// Ends the reply: an unfinished character becomes U+FFFD, what was held back comes out, and a call that the model has
+    /// left open is closed if it was the model that ended the reply.
+    pub fn finish(&mut self, ending: Ending) -> Vec<Delta> {
+        if self.stop.hit().is_some() {
+            return Vec::new();
         }
-        let text = self.detokenizer.push(id);
-        self.take(&text, &mut deltas);
+        let text = self.detokenizer.flush();
+        let mut deltas = match &mut self.reply {
+            Some(reply) => {
+                reply.push(Symbol::text(&text), &mut self.findings);
+                reply.finish(ending, &mut self.findings);
+                self.watched()
+            }
+            None => self.content(&text),
+        };
+        push_content(&mut deltas, self.stop.flush());
         deltas
     }
 
-    /// Ends the reply: an unfinished character becomes U+FFFD, and what was held back comes out.
-    pub fn finish(&mut self) -> Vec<Delta> {
+    fn content(&mut self, text: &str) -> Vec<Delta> {
         let mut deltas = Vec::new();
-        if self.stop.hit().is_none() {
-            let text = self.detokenizer.flush();
-            self.take(&text, &mut deltas);
-            match self.state {
-                State::Reasoning => push_reasoning(&mut deltas, std::mem::take(&mut self.held)),
-                State::Start | State::Content => {
-                    let held = std::mem::take(&mut self.held);
-                    let text = self.stop.push(&held) + &self.stop.flush();
-                    push_content(&mut deltas, text);
+        push_content(&mut deltas, self.stop.push(text));
+        deltas
+    }
+
+    /// What was found, with the content watched for stop strings.
+    fn watched(&mut self) -> Vec<Delta> {
+        let mut watched = Vec::new();
+        for delta in self.findings.deltas.drain(..) {
+            match delta {
+                Delta::Content(text) => push_content(&mut watched, self.stop.push(&text)),
+                Delta::Reasoning(_) => watched.push(delta),
+                // The content is over.
+                Delta::CallBegin { .. } | Delta::CallArguments(_) if self.stop.hit().is_none() => {
+                    push_content(&mut watched, self.stop.flush());
+                    watched.push(delta);
                 }
+                Delta::CallBegin { .. } | Delta::CallArguments(_) => {}
             }
         }
-        deltas
+        watched
     }
 
     /// The stop string that ended the content.
@@ -162,67 +166,96 @@ impl OutputParser {
         self.stop.hit()
     }
 
-    /// What was wrong with tool-call markup of which no call could be made.
+    /// What was wrong with the markup of tool calls; complete when the reply has ended.
     pub fn defect(&self) -> Option<&Defect> {
-        self.defect.as_ref()
+        self.findings.defect.as_ref()
     }
 
     /// The number of tool calls that have begun.
     pub fn num_calls(&self) -> usize {
-        self.num_calls
+        self.findings.num_calls
     }
 
     /// Whether the reply is still within its reasoning.
     pub fn is_reasoning(&self) -> bool {
-        self.state == State::Reasoning
+        self.reply.as_ref().is_some_and(ReplyParser::is_reasoning)
+    }
+
+    /// Whether the reply is within the markup of tool calls, or behind it.
+    pub fn is_calling(&self) -> bool {
+        self.reply.as_ref().is_some_and(ReplyParser::is_calling)
     }
 
     /// The number of tokens of reasoning so far, without the tags.
     pub fn reasoning_tokens(&self) -> usize {
         self.reasoning_tokens
     }
-
-    /// Goes on behind a think tag, of which the text that was held is a part.
-    fn enter(&mut self, state: State) {
-        self.held.clear();
-        self.state = state;
-        self.trimming = self.padded;
-    }
-
-    fn take(&mut self, text: &str, deltas: &mut Vec<Delta>) {
-        let text = if self.trimming { text.trim_start_matches('\n') } else { text };
-        if text.is_empty() {
-            return;
-        }
-        self.trimming = false;
-        match self.state {
-            State::Start => {
-                self.held.push_str(text);
-                if !self.held.trim().is_empty() {
-                    self.state = State::Content;
-                    let text = self.stop.push(&std::mem::take(&mut self.held));
-                    push_content(deltas, text);
-                }
-            }
-            State::Content => push_content(deltas, self.stop.push(text)),
-            State::Reasoning => {
-                self.held.push_str(text);
-                let end = if self.padded { self.held.trim_end_matches('\n').len() } else { self.held.len() };
-                let held = self.held.split_off(end);
-                push_reasoning(deltas, std::mem::replace(&mut self.held, held));
-            }
-        }
-    }
-}
-
-fn push_reasoning(deltas: &mut Vec<Delta>, text: String) {
-    if !text.is_empty() {
-        deltas.push(Delta::Reasoning(text));
-    }
 }
 
 fn push_content(deltas: &mut Vec<Delta>, text: String) {
     if !text.is_empty() {
         deltas.push(Delta::Content(text));
+    }
+}
+
+/// A whole reply.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reply {
+    /// What the model thought.
+    pub reasoning: String,
+    /// The answer.
+    pub content: String,
+    /// The calls with which it ends: name and arguments.
+    pub calls: Vec<(String, String)>,
+    /// What was wrong with the markup of calls.
+    pub defect: Option<Defect>,
+}
+
+impl Reply {
+    /// Reads the text of a completion in which the control tokens of `release` are written out, as it follows on a prompt
+    /// that has opened the reasoning, or not. An end-of-sequence token ends it; without one it counts as cut off. The text
+    /// between control tokens is read in pieces of at most `piece_len` characters, which makes no difference.
+    pub fn from_text(release: Release, reasoning_open: bool, text: &str, piece_len: usize) -> Self {
+        let mut parser = ReplyParser::new(release, reasoning_open);
+        let mut findings = Findings::default();
+        let (text, ending) = match text.split_once(EOS) {
+            Some((text, _)) => (text, Ending::Stop),
+            None => (text, Ending::Length),
+        };
+        let mut rest = text;
+        while !rest.is_empty() {
+            let next = release.control_tokens().filter_map(|token| Some((rest.find(token)?, token)));
+            // Of tokens at the same place, the longest.
+            let next = next.min_by_key(|&(at, token)| (at, usize::MAX - token.len()));
+            let (before, after) = rest.split_at(next.map_or(rest.len(), |(at, _)| at));
+            let mut before = before;
+            while let Some((last, character)) = before.char_indices().take(piece_len.max(1)).last() {
+                let (piece, other) = before.split_at(last + character.len_utf8());
+                parser.push(Symbol::text(piece), &mut findings);
+                before = other;
+            }
+            if let Some((_, token)) = next {
+                parser.push(Symbol::Control(Mark::of(release, token), token.into()), &mut findings);
+            }
+            rest = &after[next.map_or(0, |(_, token)| token.len())..];
+        }
+        parser.finish(ending, &mut findings);
+        let mut reply = Self::default();
+        findings.deltas.drain(..).for_each(|delta| reply.push(delta));
+        reply.defect = findings.defect;
+        reply
+    }
+
+    /// Adds what comes next.
+    pub fn push(&mut self, delta: Delta) {
+        match delta {
+            Delta::Reasoning(text) => self.reasoning.push_str(&text),
+            Delta::Content(text) => self.content.push_str(&text),
+            Delta::CallBegin { name } => self.calls.push((name, String::new())),
+            Delta::CallArguments(text) => {
+                let (_, arguments) = self.calls.last_mut().expect("arguments come after the beginning of their call");
+                arguments.push_str(&text);
+            }
+        }
     }
 }

@@ -47,9 +47,16 @@ fn write_value(out: &mut String, value: &Value) {
     }
 }
 
-/// Writes a JSON string: the quote, the backslash and what is below U+0020 are escaped, everything else is itself.
+/// Writes a JSON string.
 pub(crate) fn write_string(out: &mut String, text: &str) {
     out.push('"');
+    write_escaped(out, text);
+    out.push('"');
+}
+
+/// Writes what stands between the quotes of a JSON string, or a part of it: the quote, the backslash and what is below
+/// U+0020 are escaped, everything else is itself.
+pub(crate) fn write_escaped(out: &mut String, text: &str) {
     for character in text.chars() {
         match character {
             '"' => out.push_str("\\\""),
@@ -65,7 +72,6 @@ pub(crate) fn write_string(out: &mut String, text: &str) {
             other => out.push(other),
         }
     }
-    out.push('"');
 }
 
 /// A number as Python prints it after reading it: integers digit by digit, everything with a point or an exponent as

@@ -100,6 +100,30 @@ impl Release {
         matches!(self, Self::R1 | Self::R1_0528 | Self::R1_0528Qwen3_8B)
     }
 
+    /// The control tokens that mean something in replies of this release, by their text.
+    pub(crate) fn control_tokens(self) -> impl Iterator<Item = &'static str> {
+        use crate::encoding::{
+            ASSISTANT, BOS, EOS, THINK_CLOSE, THINK_OPEN, TOOL_CALL_BEGIN, TOOL_CALL_END, TOOL_CALLS_BEGIN,
+            TOOL_CALLS_END, TOOL_SEP, USER,
+        };
+        let think: &[_] = if self.can_think() { &[THINK_OPEN, THINK_CLOSE] } else { &[] };
+        let calls: &[_] = match self {
+            Self::V3_2 | Self::V3_2Speciale => &["｜DSML｜"],
+            _ => &[TOOL_CALLS_BEGIN, TOOL_CALLS_END, TOOL_CALL_BEGIN, TOOL_CALL_END, TOOL_SEP],
+        };
+        [BOS, EOS, USER, ASSISTANT].iter().chain(think).chain(calls).copied()
+    }
+
+    /// Whether the release can reply with reasoning.
+    pub fn can_think(self) -> bool {
+        self.thinking_policy() != ThinkingPolicy::Never
+    }
+
+    /// Whether the prompt for a reply with reasoning opens it; R1-0528 leaves that to the model.
+    pub fn opens_reasoning_in_prompt(self) -> bool {
+        self.can_think() && !matches!(self, Self::R1_0528 | Self::R1_0528Qwen3_8B)
+    }
+
     /// Finds the release of a checkpoint, with the observation that decided.
     ///
     /// The architecture comes first, then control tokens (`｜DSML｜` came with V3.2, the search tokens with V3.1, the

@@ -5,7 +5,7 @@
 //! control tokens in its text, [`Tokenizer::encode_plain`] reads none. Going back, every token is a fixed run of bytes,
 //! so text is made from bytes here and the library's decoders are not used.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
 use tokenizers::{
@@ -19,6 +19,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Added tokens by their text.
     added: HashMap<String, u32>,
+    /// Their ids.
+    added_ids: HashSet<u32>,
     /// The bytes of all tokens, one after the other.
     bytes: Vec<u8>,
     /// Token `id` is `bytes[starts[id]..starts[id + 1]]`.
@@ -72,7 +74,8 @@ impl Tokenizer {
             }
         }
         starts.push(start(&bytes)?);
-        Ok(Self { inner, added, bytes, starts })
+        let added_ids = added.values().copied().collect();
+        Ok(Self { inner, added, added_ids, bytes, starts })
     }
 
     /// Token ids of a text in which control tokens are recognised: a rendered prompt. Nothing is added to it.
@@ -148,6 +151,12 @@ impl Tokenizer {
             (Some(&start), Some(&end)) => &self.bytes[start as usize..end as usize],
             _ => &[],
         }
+    }
+
+    /// The text of a control token; `None` for every other.
+    pub(crate) fn control_text(&self, id: u32) -> Option<&str> {
+        let bytes = self.added_ids.contains(&id).then(|| self.token_bytes(id))?;
+        Some(std::str::from_utf8(bytes).expect("a control token is written as text in tokenizer.json"))
     }
 
     /// The id of a token: a control token by its text, any other as tokenizer.json writes it.

@@ -1,7 +1,7 @@
-//! Bearer keys.
+//! Keys, as OpenAI's clients send them (`Authorization: Bearer`) and as Anthropic's do (`x-api-key`).
 
 use axum::extract::{Request, State};
-use axum::http::header;
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use sha2::{Digest, Sha256};
@@ -33,29 +33,31 @@ pub(crate) async fn require_key(
 ) -> Result<Response, ApiError> {
     let keys = state.api_keys();
     if !keys.0.is_empty() {
-        let value = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let key = value.and_then(|value| {
-            let (scheme, key) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
-        });
-        match key {
-            None => {
-                return Err(ApiError::unauthorized(
-                    "Authentication Fails: no API key was sent; send the header `Authorization: Bearer <key>`",
-                ));
-            }
-            Some(key) if !keys.accepts(key) => {
-                // At most four characters, and never most of a short key.
-                let num_hidden = key.chars().count().saturating_sub(4).max(key.chars().count().div_ceil(2));
-                let shown: String = key.chars().skip(num_hidden).collect();
-                return Err(ApiError::unauthorized(format!(
-                    "Authentication Fails, Your api key: ****{shown} is invalid"
-                )));
-            }
-            Some(_) => {}
+        let sent = sent_keys(request.headers());
+        let Some(key) = sent[0].or(sent[1]) else {
+            return Err(ApiError::unauthorized(
+                "Authentication Fails: no API key was sent; send the header `Authorization: Bearer <key>` or \
+                 `x-api-key: <key>`",
+            ));
+        };
+        if !sent.iter().flatten().any(|key| keys.accepts(key)) {
+            // At most four characters, and never most of a short key.
+            let num_hidden = key.chars().count().saturating_sub(4).max(key.chars().count().div_ceil(2));
+            let shown: String = key.chars().skip(num_hidden).collect();
+            return Err(ApiError::unauthorized(format!("Authentication Fails, Your api key: ****{shown} is invalid")));
         }
     }
     Ok(next.run(request).await)
+}
+
+/// The bearer token and the `x-api-key`. Claude Code may send both, of which one is for another server.
+fn sent_keys(headers: &HeaderMap) -> [Option<&str>; 2] {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = text(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+    });
+    [bearer, text(HeaderName::from_static("x-api-key")).map(str::trim)]
 }
 
 #[cfg(test)]

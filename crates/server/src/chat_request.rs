@@ -47,6 +47,7 @@ pub(crate) async fn start(state: &AppState, fields: ChatFields, common: &CommonF
     let logprobs = num_logprobs(&fields)?;
     let wants_json =
         fields.response_format.as_ref().is_some_and(|format| format.kind == ResponseFormatKind::JsonObject);
+    let excess = fields.excess;
     let requested_max_tokens = fields.max_completion_tokens.or(fields.max_tokens);
     let chat = chat_prompt::validate(fields, common.model.as_deref())?.settle(&prompt)?;
     chat.check_completeness(prompt.release(), state.config().missing_reasoning)?;
@@ -64,7 +65,7 @@ pub(crate) async fn start(state: &AppState, fields: ChatFields, common: &CommonF
     .await?;
 
     let default = default_max_tokens(prompt.release(), thinking);
-    let max_tokens = sampling::max_tokens(requested_max_tokens, 1, default, rendered.ids.len(), limits)?;
+    let max_tokens = sampling::max_tokens(requested_max_tokens, excess, 1, default, rendered.ids.len(), limits)?;
     let (max_tokens, answer_limit) = if prompt.release() == Release::R1 {
         // R1's hosted API counts the answer alone, and lets the reasoning come on top.
         let room = limits.max_model_len - rendered.ids.len();

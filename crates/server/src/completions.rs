@@ -14,7 +14,7 @@ use crate::chat_prompt::prompt_error;
 use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, End, Generation, Output, Plan, TokenOutput};
-use crate::sampling::{self, MAX_LOGPROBS, Streaming, ValidFields, check_token_id};
+use crate::sampling::{self, Excess, MAX_LOGPROBS, Streaming, ValidFields, check_token_id};
 use crate::sse::{self, ChunkWriter, WriteChunks, write_json};
 use crate::state::{AppState, Served};
 use crate::token_names::TokenNames;
@@ -162,8 +162,8 @@ fn plan(
     let at_least = if options.echo || options.prompt_logprobs.is_some() { 0 } else { 1 };
     let mut planned = Vec::with_capacity(prompts.len());
     for prompt in prompts {
-        let max_tokens =
-            sampling::max_tokens(max_tokens, at_least, Some(DEFAULT_MAX_TOKENS), prompt.ids.len(), limits)?;
+        let default = Some(DEFAULT_MAX_TOKENS);
+        let max_tokens = sampling::max_tokens(max_tokens, Excess::Refuse, at_least, default, prompt.ids.len(), limits)?;
         let sampling = SamplingParams {
             max_tokens,
             logprobs: options.logprobs,

@@ -1,6 +1,6 @@
 //! Token ids of one choice to text.
 
-use cachalot_prompt::{Defect, Delta, OutputMode, OutputOptions, OutputParser, Prompt};
+use cachalot_prompt::{Defect, Delta, Ending, OutputMode, OutputOptions, OutputParser, Prompt};
 
 /// Where a token belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,10 +37,10 @@ impl Decoder {
         let was_reasoning = parser.is_reasoning();
         let deltas = parser.push(id);
         // A tag belongs to the reasoning on whichever side of it.
-        let channel = if was_reasoning || parser.is_reasoning() {
-            Channel::Reasoning
-        } else if parser.num_calls() > 0 {
+        let channel = if parser.is_calling() {
             Channel::Calls
+        } else if was_reasoning || parser.is_reasoning() {
+            Channel::Reasoning
         } else {
             Channel::Content
         };
@@ -49,8 +49,8 @@ impl Decoder {
     }
 
     /// Ends the text; returns what was held back.
-    pub(crate) fn finish(&mut self) -> Vec<Delta> {
-        let deltas = self.parser.as_mut().map(OutputParser::finish).unwrap_or_default();
+    pub(crate) fn finish(&mut self, ending: Ending) -> Vec<Delta> {
+        let deltas = self.parser.as_mut().map(|parser| parser.finish(ending)).unwrap_or_default();
         self.num_chars += num_chars(&deltas);
         deltas
     }

@@ -1,5 +1,5 @@
 //! One error type for every refusal, in the shape that OpenAI and DeepSeek clients read:
-//! `{"error": {"message", "type", "param", "code"}}`.
+//! `{"error": {"message", "type", "param", "code"}}`. For Anthropic's clients `dialect` writes it again in theirs.
 
 use std::time::Duration;
 
@@ -47,6 +47,12 @@ impl ApiError {
                  messages or completion."
             ))
         }
+    }
+
+    /// 400: the prompt alone leaves no room in the context. Anthropic's words: Claude Code makes room when it reads them.
+    pub(crate) fn prompt_too_long(max_model_len: usize, num_prompt_tokens: usize) -> Self {
+        let message = format!("prompt is too long: {num_prompt_tokens} tokens > {} maximum", max_model_len - 1);
+        ApiError { code: "context_length_exceeded", ..ApiError::invalid(message) }
     }
 
     /// 401: the key is missing or wrong.
@@ -137,6 +143,7 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        response.extensions_mut().insert(self);
         response
     }
 }

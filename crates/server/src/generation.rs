@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 use cachalot_engine::{
     EngineHandle, Event, EventStream, FinishReason, PositionLogprobs, Request, SamplingParams, SubmitError,
 };
-use cachalot_prompt::{Defect, Delta};
+use cachalot_prompt::{Defect, Delta, Ending};
 
 use crate::decoder::{Channel, Decoder};
 use crate::error::ApiError;
@@ -250,7 +250,11 @@ impl Choice {
     }
 
     fn end(&mut self, reason: EndReason) -> Output {
-        let tail = self.decoder.finish();
+        let ending = match reason {
+            EndReason::Length => Ending::Length,
+            EndReason::Stop | EndReason::StopString(_) | EndReason::ToolCalls => Ending::Stop,
+        };
+        let tail = self.decoder.finish(ending);
         let reason = match reason {
             EndReason::Stop if self.decoder.num_calls() > 0 => EndReason::ToolCalls,
             reason => reason,

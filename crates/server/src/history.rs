@@ -89,6 +89,11 @@ pub enum MissingReasoning {
     Accept,
 }
 
+/// Whether the prompt has the reasoning of the running turn.
+pub(crate) fn keeps_reasoning(release: Release) -> bool {
+    matches!(release, Release::V3_2 | Release::V3_2Speciale)
+}
+
 /// Checks that the model can go on from here: every call is answered, and the last message asks for a reply.
 ///
 /// # Errors
@@ -120,8 +125,7 @@ pub(crate) fn check_completeness(
              (refer to https://api-docs.deepseek.com/guides/chat_prefix_completion).",
         ));
     }
-    let keeps_reasoning = matches!(release, Release::V3_2 | Release::V3_2Speciale);
-    if thinking && keeps_reasoning && missing_reasoning == MissingReasoning::Refuse {
+    if thinking && keeps_reasoning(release) && missing_reasoning == MissingReasoning::Refuse {
         let turn = messages.iter().rposition(|message| matches!(message.role, Role::User | Role::Developer));
         let turn = turn.map_or(0, |index| index + 1);
         let lacks_reasoning = |message: &Message| {

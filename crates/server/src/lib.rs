@@ -1,4 +1,5 @@
-//! The HTTP API over the engine: OpenAI's completions and chat completions as DeepSeek's servers speak them.
+//! The HTTP API over the engine: OpenAI's completions and chat completions as DeepSeek's servers speak them, and Anthropic's
+//! messages.
 //!
 //! The nouns are [`AppState`], what all handlers share, and [`Served`], the model behind it. [`router`] makes an
 //! [`axum::Router`] of a state, which tests drive without a socket; [`serve`] puts it on one.
@@ -25,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod anthropic;
 mod auth;
 mod blocking;
 mod body;
@@ -34,6 +36,7 @@ mod chat_request;
 mod completions;
 mod config;
 mod decoder;
+mod dialect;
 mod error;
 mod generation;
 mod history;

@@ -1,39 +1,58 @@
-//! `GET /v1/models`.
+//! `GET /v1/models`, and each of them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
-use axum::extract::State;
-use axum::response::IntoResponse;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::anthropic;
+use crate::dialect::Dialect;
 use crate::error::ApiError;
-use crate::state::AppState;
+use crate::state::{AppState, Served};
+
+#[derive(Serialize)]
+struct Model<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    max_model_len: usize,
+}
 
 /// The names that `model` may have.
-pub(crate) async fn list(State(state): State<AppState>) -> Result<impl IntoResponse, ApiError> {
+pub(crate) async fn list(headers: HeaderMap, State(state): State<AppState>) -> Result<Response, ApiError> {
     #[derive(Serialize)]
     struct List<'a> {
         object: &'static str,
         data: Vec<Model<'a>>,
     }
-    #[derive(Serialize)]
-    struct Model<'a> {
-        id: &'a str,
-        object: &'static str,
-        created: u64,
-        owned_by: &'static str,
-        max_model_len: usize,
+    if Dialect::of_headers(&headers) == Dialect::Anthropic {
+        return anthropic::models::list(State(state)).await;
     }
     let served = state.served()?;
-    let max_model_len = served.engine.limits().max_model_len;
-    let created = state.started();
-    let data = served
-        .model_names()
-        .into_iter()
-        .map(|id| Model { id, object: "model", created, owned_by: "cachalot", max_model_len })
-        .collect();
+    let data = served.model_names().into_iter().map(|id| model(&state, served, id)).collect();
     Ok(Json(List { object: "list", data }).into_response())
+}
+
+/// One of them.
+pub(crate) async fn get(
+    headers: HeaderMap,
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    if Dialect::of_headers(&headers) == Dialect::Anthropic {
+        return anthropic::models::get(State(state), Path(id)).await;
+    }
+    let served = state.served()?;
+    Ok(Json(model(&state, served, served.find_model(&id)?)).into_response())
+}
+
+fn model<'a>(state: &AppState, served: &Served, id: &'a str) -> Model<'a> {
+    let max_model_len = served.engine.limits().max_model_len;
+    Model { id, object: "model", created: state.started(), owned_by: "cachalot", max_model_len }
 }
 
 /// Seconds since 1970, for the `created` fields.

@@ -166,17 +166,34 @@ pub(crate) fn check_token_id(
     .with_param(param))
 }
 
+/// What to do about a request for more tokens than there is room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Excess {
+    /// Refuse it, as DeepSeek's and OpenAI's APIs do.
+    #[default]
+    Refuse,
+    /// Give it what there is: clients of Anthropic's API ask for what Anthropic's models can do.
+    Clamp,
+}
+
 /// How many tokens to generate after a prompt.
 ///
 /// `requested` is what the client asked for; without it, `default` as far as the context has room, or all the room.
 pub(crate) fn max_tokens(
     requested: Option<i64>,
+    excess: Excess,
     at_least: u32,
     default: Option<u32>,
     num_prompt_tokens: usize,
     limits: &Limits,
 ) -> Result<u32, ApiError> {
     let max_model_len = limits.max_model_len;
+    let room = max_model_len.saturating_sub(num_prompt_tokens);
+    let requested = match excess {
+        Excess::Refuse => requested,
+        Excess::Clamp if room == 0 => return Err(ApiError::prompt_too_long(max_model_len, num_prompt_tokens)),
+        Excess::Clamp => requested.map(|requested| requested.min(i64::try_from(room).unwrap_or(i64::MAX))),
+    };
     let requested = match requested {
         None => None,
         Some(requested) => match u32::try_from(requested) {
@@ -184,7 +201,6 @@ pub(crate) fn max_tokens(
             _ => return Err(ApiError::range("max_tokens", format_args!("[{at_least}, {max_model_len}]"))),
         },
     };
-    let room = max_model_len.saturating_sub(num_prompt_tokens);
     // A prompt that fills the context leaves nothing to ask the model for, even if no token is wanted.
     let wanted = requested.map_or(1, |requested| requested.max(1) as usize);
     if wanted > room {

@@ -16,7 +16,7 @@ use tower_http::cors::{Any, CorsLayer};
 use crate::config::AllowedOrigins;
 use crate::error::ApiError;
 use crate::state::AppState;
-use crate::{auth, chat, completions, models, observe, tokenize};
+use crate::{anthropic, auth, chat, completions, dialect, models, observe, tokenize};
 
 /// After the engine has ended, how long readers get to fetch what was written for them.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,7 +33,14 @@ pub fn router(state: AppState) -> Router {
         .route("/chat/completions", post(chat::complete))
         .route("/v1/completions", post(completions::complete))
         .route("/completions", post(completions::complete))
+        .route("/v1/messages", post(anthropic::messages::create))
+        .route("/anthropic/v1/messages", post(anthropic::messages::create))
+        .route("/v1/messages/count_tokens", post(anthropic::messages::count_tokens))
+        .route("/anthropic/v1/messages/count_tokens", post(anthropic::messages::count_tokens))
+        .route("/anthropic/v1/models", get(anthropic::models::list))
+        .route("/anthropic/v1/models/{id}", get(anthropic::models::get))
         .route("/v1/models", get(models::list))
+        .route("/v1/models/{id}", get(models::get))
         .route("/models", get(models::list))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
@@ -44,6 +51,7 @@ pub fn router(state: AppState) -> Router {
         .route("/metrics", get(observe::metrics))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn(dialect::translate))
         .layer(from_fn(observe::count_responses));
     match cors(&state.config().allowed_origins) {
         Some(cors) => router.layer(cors),

@@ -152,6 +152,18 @@ impl Served {
         }
     }
 
+    /// The model name that is `id`.
+    ///
+    /// # Errors
+    /// 404 that lists the names.
+    pub(crate) fn find_model(&self, id: &str) -> Result<&str, ApiError> {
+        let names = self.model_names();
+        names.into_iter().find(|name| *name == id).ok_or_else(|| {
+            ApiError::not_found(format!("There is no model `{id}`; the names are {}", names.join(", ")))
+                .with_param("model")
+        })
+    }
+
     /// The names that `model` may have, the model's own first.
     pub(crate) fn model_names(&self) -> [&str; 3] {
         [&self.model_name, CHAT_ALIAS, REASONER_ALIAS]

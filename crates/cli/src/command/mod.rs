@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod generate;
 mod inspect;
+mod parse;
 mod pull;
 mod serve;
 
@@ -18,6 +19,7 @@ pub(crate) enum Command {
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
     Pull(pull::PullArgs),
+    Parse(parse::ParseArgs),
 }
 
 impl Command {
@@ -26,7 +28,7 @@ impl Command {
     pub(crate) fn default_log(&self) -> &'static str {
         match self {
             Command::Serve(_) | Command::Pull(_) => "info",
-            Command::Generate(_) | Command::Chat(_) | Command::Bench(_) | Command::Inspect(_) => "warn",
+            Command::Generate(_) | Command::Chat(_) | Command::Bench(_) | Command::Inspect(_) | Command::Parse(_) => "warn",
         }
     }
 
@@ -42,6 +44,7 @@ impl Command {
             Command::Bench(args) => bench::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Pull(args) => pull::run(args),
+            Command::Parse(args) => parse::run(args),
         }
     }
 }

@@ -4,6 +4,7 @@ mod encoding;
 mod official;
 mod output;
 mod release;
+mod reply;
 mod templates;
 mod tokenizer;
 

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Delta, OutputMode, OutputOptions, OutputParser, StopStrings};
+use crate::{Delta, Ending, OutputMode, OutputOptions, OutputParser, StopStrings};
 use Release::*;
 
 /// What a whole reply amounts to: reasoning, content, tokens of reasoning, the stop string that ended it.
@@ -15,7 +15,7 @@ fn parse(prompt: &Prompt, reasoning_open: bool, options: OutputOptions, ids: &[u
     let mut parser = OutputParser::new(prompt, reasoning_open, options);
     let (mut reasoning, mut content) = (String::new(), String::new());
     let mut deltas: Vec<Delta> = ids.iter().flat_map(|&id| parser.push(id)).collect();
-    deltas.extend(parser.finish());
+    deltas.extend(parser.finish(Ending::Length));
     for delta in deltas {
         match delta {
             Delta::Reasoning(text) => {
@@ -26,7 +26,7 @@ fn parse(prompt: &Prompt, reasoning_open: bool, options: OutputOptions, ids: &[u
                 assert!(!text.is_empty(), "no empty pieces");
                 content += &text;
             }
-            other => panic!("no tool was called, yet there is {other:?}"),
+            Delta::CallBegin { .. } | Delta::CallArguments(_) => {}
         }
     }
     (reasoning, content, parser.reasoning_tokens(), parser.stop_hit().map(str::to_owned))
@@ -72,9 +72,11 @@ fn reasoning_and_content() {
             0,
         ),
         (V3_2, true, "<｜begin▁of▁sentence｜>ab<｜end▁of▁sentence｜></think>b", "ab", "b", 1),
-        // Tool calls stay text for now.
-        (V3_2, false, "hello\n\n<｜DSML｜function_calls>\n", "", "hello\n\n<｜DSML｜function_calls>\n", 0),
-        (V3_1, false, "<｜tool▁calls▁begin｜>f<｜tool▁sep｜>{}", "", "<｜tool▁calls▁begin｜>f<｜tool▁sep｜>{}", 0),
+        // Markup of calls is no content, nor is a control token that has no place here.
+        (V3_2, false, "hello\n\n<｜DSML｜function_calls>\n", "", "hello", 0),
+        (V3_2, false, "hello<｜tool▁calls▁begin｜>b<｜fim▁hole｜>", "", "hellob", 0),
+        (V3_1, false, "hello<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}", "", "hello", 0),
+        (V3_1, true, "ab<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{}", "ab", "", 1),
         // Characters over several tokens, within and at the end of the reasoning.
         (V3_2, true, "鲸🐋</think>鲸", "鲸🐋", "鲸", 7),
     ];
@@ -125,8 +127,8 @@ fn pieces_come_as_soon_as_they_are_certain() {
     assert_eq!(push("o"), content("llo"));
     assert_eq!(push("l"), []);
     assert!(!parser.is_reasoning());
-    assert_eq!(parser.finish(), content("l"));
-    assert_eq!(parser.finish(), []);
+    assert_eq!(parser.finish(Ending::Stop), content("l"));
+    assert_eq!(parser.finish(Ending::Stop), []);
 }
 
 #[test]
@@ -220,7 +222,7 @@ proptest! {
             }).collect();
             let (reasoning, content, tokens, _) = parse(prompt, open, OutputOptions::default(), &ids);
             prop_assert!(tokens <= ids.len());
-            for token in ["<｜User｜>", "<｜Assistant｜>", "<think>", "</think>", "<｜end▁of▁sentence｜>"] {
+            for token in ["<｜", "｜>", "｜DSML｜", "<think>", "</think>", "<dsml:"] {
                 prop_assert!(!reasoning.contains(token) && !content.contains(token), "{} {}", reasoning, content);
             }
         }

@@ -10,9 +10,10 @@ use serde_json::{Map, Value};
 use super::logprobs::TokenLogprob;
 use super::number;
 use super::usage::Usage;
+use crate::sampling::Excess;
 
 /// What a chat request has beside [`CommonFields`](super::common::CommonFields). Also what `/tokenize` takes.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, Default, serde::Deserialize)]
 pub(crate) struct ChatFields {
     pub(crate) messages: Vec<Message>,
     pub(crate) thinking: Option<Thinking>,
@@ -26,6 +27,9 @@ pub(crate) struct ChatFields {
     pub(crate) user_id: Option<String>,
     pub(crate) max_tokens: Option<i64>,
     pub(crate) max_completion_tokens: Option<i64>,
+    /// A matter of the API, not of the request.
+    #[serde(skip)]
+    pub(crate) excess: Excess,
     pub(crate) logprobs: Option<bool>,
     pub(crate) top_logprobs: Option<u8>,
 }

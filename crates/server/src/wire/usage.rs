@@ -8,11 +8,11 @@ pub(crate) struct Usage {
     /// Each prompt once, however many choices it has; hit plus miss.
     prompt_tokens: usize,
     /// Every generated token but the one that ended generation, closing markup included.
-    completion_tokens: usize,
+    pub(crate) completion_tokens: usize,
     total_tokens: usize,
     prompt_tokens_details: PromptTokensDetails,
-    prompt_cache_hit_tokens: usize,
-    prompt_cache_miss_tokens: usize,
+    pub(crate) prompt_cache_hit_tokens: usize,
+    pub(crate) prompt_cache_miss_tokens: usize,
     /// Only when the request was one for thinking.
     #[serde(skip_serializing_if = "Option::is_none")]
     completion_tokens_details: Option<CompletionTokensDetails>,

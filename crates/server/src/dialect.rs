@@ -1,0 +1,106 @@
+//! Whose API a request speaks: what differs is the form of errors, wherever they come from.
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use crate::error::ApiError;
+use crate::sse::write_json;
+use crate::wire::anthropic;
+
+/// Anthropic's clients send it with each request, and no other client does.
+const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+/// Where Anthropic's clients look for the number of a request.
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+
+/// An API that the server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// OpenAI's, as DeepSeek speaks it.
+    OpenAi,
+    /// Anthropic's.
+    Anthropic,
+}
+
+impl Dialect {
+    /// By the path. The list of models has the same one in both APIs; there Anthropic's version header tells.
+    fn of(request: &Request) -> Self {
+        let path = request.uri().path();
+        let is_within =
+            |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if is_within("/anthropic") || is_within("/v1/messages") {
+            Dialect::Anthropic
+        } else if is_within("/v1/models") {
+            Self::of_headers(request.headers())
+        } else {
+            Dialect::OpenAi
+        }
+    }
+
+    /// For the paths that both APIs have.
+    pub(crate) fn of_headers(headers: &HeaderMap) -> Self {
+        if headers.contains_key(ANTHROPIC_VERSION) { Dialect::Anthropic } else { Dialect::OpenAi }
+    }
+
+    /// Appends the body of an error.
+    pub(crate) fn write_error(self, error: &ApiError, body: &mut Vec<u8>) {
+        match self {
+            Dialect::OpenAi => write_json(body, &error.body()),
+            Dialect::Anthropic => write_json(body, &anthropic::ErrorBody::new(error)),
+        }
+    }
+}
+
+/// Gives answers to Anthropic's clients what those expect: errors in their form, and a `request-id`.
+///
+/// Errors are made in many places, most of which serve every API. They leave what they know in the response, and here it is
+/// written again.
+pub(crate) async fn translate(request: Request, next: Next) -> Response {
+    let dialect = Dialect::of(&request);
+    let mut response = next.run(request).await;
+    if dialect == Dialect::OpenAi {
+        return response;
+    }
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        let mut body = Vec::new();
+        dialect.write_error(&error, &mut body);
+        // That of the first body.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = Body::from(body);
+    }
+    let id = format!("req_{}", uuid::Uuid::new_v4().simple());
+    let id = HeaderValue::try_from(id).expect("hexadecimal digits are allowed in a header");
+    response.headers_mut().entry(REQUEST_ID).or_insert(id);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_who() {
+        let cases = [
+            ("/anthropic/v1/messages", false, Dialect::Anthropic),
+            ("/anthropic/v1/messages?beta=true", false, Dialect::Anthropic),
+            ("/anthropic", false, Dialect::Anthropic),
+            ("/anthropical", false, Dialect::OpenAi),
+            ("/v1/messages", false, Dialect::Anthropic),
+            ("/v1/messages/count_tokens", false, Dialect::Anthropic),
+            ("/v1/messages2", false, Dialect::OpenAi),
+            ("/v1/models", false, Dialect::OpenAi),
+            ("/v1/models", true, Dialect::Anthropic),
+            ("/v1/models/deepseek-chat", true, Dialect::Anthropic),
+            ("/v1/chat/completions", true, Dialect::OpenAi),
+        ];
+        for (uri, has_version, dialect) in cases {
+            let mut request = Request::get(uri);
+            if has_version {
+                request = request.header(ANTHROPIC_VERSION, "2023-06-01");
+            }
+            assert_eq!(Dialect::of(&request.body(Body::empty()).unwrap()), dialect, "{uri} {has_version}");
+        }
+    }
+}
