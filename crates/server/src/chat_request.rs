@@ -12,6 +12,7 @@ use crate::chat_prompt;
 use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, Generation, Plan};
+use crate::hosted;
 use crate::sampling::{self, MAX_LOGPROBS, Streaming};
 use crate::state::AppState;
 use crate::token_names::TokenNames;
@@ -43,7 +44,7 @@ pub(crate) async fn start(state: &AppState, fields: ChatFields, common: &CommonF
     let prompt = served.prompt()?.clone();
     let answer = Answer::new(served.check_model(common.model.as_deref())?);
     let limits = served.engine.limits();
-    let valid = sampling::validate(common, &prompt.sampling_defaults(), prompt.eos_token_ids(), limits)?;
+    let mut valid = sampling::validate(common, &prompt.sampling_defaults(), prompt.eos_token_ids(), limits)?;
     let logprobs = num_logprobs(&fields)?;
     let wants_json =
         fields.response_format.as_ref().is_some_and(|format| format.kind == ResponseFormatKind::JsonObject);
@@ -64,8 +65,15 @@ pub(crate) async fn start(state: &AppState, fields: ChatFields, common: &CommonF
     })
     .await?;
 
+    let names_hosted_model = hosted::is_named(common.model.as_deref());
+    if names_hosted_model && thinking {
+        valid.ignore_sampling(&prompt.sampling_defaults());
+    }
+    let at_most =
+        if names_hosted_model { hosted::max_chat_tokens(prompt.release(), thinking) } else { limits.max_model_len };
     let default = default_max_tokens(prompt.release(), thinking);
-    let max_tokens = sampling::max_tokens(requested_max_tokens, excess, 1, default, rendered.ids.len(), limits)?;
+    let max_tokens =
+        sampling::max_tokens(requested_max_tokens, excess, 1..=at_most, default, rendered.ids.len(), limits)?;
     let (max_tokens, answer_limit) = if prompt.release() == Release::R1 {
         // R1's hosted API counts the answer alone, and lets the reasoning come on top.
         let room = limits.max_model_len - rendered.ids.len();

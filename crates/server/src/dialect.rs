@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
@@ -12,8 +12,6 @@ use crate::wire::anthropic;
 
 /// Anthropic's clients send it with each request, and no other client does.
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
-/// Where Anthropic's clients look for the number of a request.
-const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// An API that the server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +51,7 @@ impl Dialect {
     }
 }
 
-/// Gives answers to Anthropic's clients what those expect: errors in their form, and a `request-id`.
+/// Gives Anthropic's clients errors in the form that they expect.
 ///
 /// Errors are made in many places, most of which serve every API. They leave what they know in the response, and here it is
 /// written again.
@@ -70,9 +68,6 @@ pub(crate) async fn translate(request: Request, next: Next) -> Response {
         response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.body_mut() = Body::from(body);
     }
-    let id = format!("req_{}", uuid::Uuid::new_v4().simple());
-    let id = HeaderValue::try_from(id).expect("hexadecimal digits are allowed in a header");
-    response.headers_mut().entry(REQUEST_ID).or_insert(id);
     response
 }
 

@@ -28,7 +28,9 @@ impl Command {
     pub(crate) fn default_log(&self) -> &'static str {
         match self {
             Command::Serve(_) | Command::Pull(_) => "info",
-            Command::Generate(_) | Command::Chat(_) | Command::Bench(_) | Command::Inspect(_) | Command::Parse(_) => "warn",
+            Command::Generate(_) | Command::Chat(_) | Command::Bench(_) | Command::Inspect(_) | Command::Parse(_) => {
+                "warn"
+            }
         }
     }
 
