@@ -194,6 +194,23 @@ async fn how_messages_end() {
     }
 }
 
+/// The extensions that make an answer repeatable and long enough; Anthropic's API has neither.
+#[tokio::test]
+async fn extensions() {
+    let mut model = ScriptedModel::saying("hi");
+    model.certainty = 0.0;
+    let server = Setup::new(model).start();
+    let seeded = |seed: i64| merged(&body(), json!({"seed": seed, "temperature": 1, "max_tokens": 30, "min_tokens": 30}));
+    let mut texts = Vec::new();
+    for seed in [1, 1, 2] {
+        let answer = server.post(MESSAGES, seeded(seed)).await;
+        assert_eq!(answer.at("/usage/output_tokens"), 30, "{}", answer.body);
+        texts.push(answer.at("/content/0/text"));
+    }
+    assert_eq!(texts[0], texts[1]);
+    assert_ne!(texts[0], texts[2]);
+}
+
 /// The same conversation in both APIs is the same prompt.
 #[tokio::test]
 async fn counted_tokens() {
