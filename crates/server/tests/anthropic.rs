@@ -200,7 +200,8 @@ async fn extensions() {
     let mut model = ScriptedModel::saying("hi");
     model.certainty = 0.0;
     let server = Setup::new(model).start();
-    let seeded = |seed: i64| merged(&body(), json!({"seed": seed, "temperature": 1, "max_tokens": 30, "min_tokens": 30}));
+    let seeded =
+        |seed: i64| merged(&body(), json!({"seed": seed, "temperature": 1, "max_tokens": 30, "min_tokens": 30}));
     let mut texts = Vec::new();
     for seed in [1, 1, 2] {
         let answer = server.post(MESSAGES, seeded(seed)).await;
