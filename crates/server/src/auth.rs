@@ -45,7 +45,7 @@ pub(crate) async fn require_key(
                  `x-api-key: <key>`",
             ));
         };
-        let Some(accepted) = sent.into_iter().flatten().find_map(|key| keys.position(key)) else {
+        let Some(accepted) = sent.iter().flatten().find_map(|key| keys.position(key)) else {
             // At most four characters, and never most of a short key.
             let num_hidden = key.chars().count().saturating_sub(4).max(key.chars().count().div_ceil(2));
             let shown: String = key.chars().skip(num_hidden).collect();

@@ -2,19 +2,16 @@
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::middleware::Next;
 use axum::response::Response;
 
 use crate::error::ApiError;
-use crate::request_id::TraceId;
 use crate::sse::write_json;
 use crate::wire::anthropic;
 
 /// Anthropic's clients send it with each request, and no other client does.
 const ANTHROPIC_VERSION: HeaderName = HeaderName::from_static("anthropic-version");
-/// Where Anthropic's clients look for the number of a request.
-const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// An API that the server speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +51,12 @@ impl Dialect {
     }
 }
 
-/// Gives answers to Anthropic's clients what those expect: errors in their form, and a `request-id`.
+/// Gives Anthropic's clients errors in the form that they expect.
 ///
 /// Errors are made in many places, most of which serve every API. They leave what they know in the response, and here it is
 /// written again.
 pub(crate) async fn translate(request: Request, next: Next) -> Response {
     let dialect = Dialect::of(&request);
-    let id = request.extensions().get().cloned();
     let mut response = next.run(request).await;
     if dialect == Dialect::OpenAi {
         return response;
@@ -71,10 +67,6 @@ pub(crate) async fn translate(request: Request, next: Next) -> Response {
         // That of the first body.
         response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.body_mut() = Body::from(body);
-    }
-    if let Some(TraceId(id)) = id {
-        let id = HeaderValue::try_from(format!("req_{id}")).expect("hexadecimal digits are allowed in a header");
-        response.headers_mut().insert(REQUEST_ID, id);
     }
     response
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::anthropic;
 use crate::dialect::Dialect;
 use crate::error::ApiError;
-use crate::state::{AppState, Served};
+use crate::state::AppState;
 
 /// A name that `model` may have.
 ///
@@ -26,6 +26,12 @@ struct Model<'a> {
     max_model_len: usize,
 }
 
+impl<'a> Model<'a> {
+    fn new(id: &'a str, state: &AppState, max_model_len: usize) -> Self {
+        Model { id, object: "model", created: state.started(), owned_by: "deepseek", max_model_len }
+    }
+}
+
 /// The names that `model` may have.
 pub(crate) async fn list(headers: HeaderMap, State(state): State<AppState>) -> Result<Response, ApiError> {
     #[derive(Serialize)]
@@ -37,26 +43,23 @@ pub(crate) async fn list(headers: HeaderMap, State(state): State<AppState>) -> R
         return anthropic::models::list(State(state)).await;
     }
     let served = state.served()?;
-    let data = served.model_names().into_iter().map(|id| model(&state, served, id)).collect();
+    let max_model_len = served.engine.limits().max_model_len;
+    let data = served.model_names().into_iter().map(|id| Model::new(id, &state, max_model_len)).collect();
     Ok(Json(List { object: "list", data }).into_response())
 }
 
-/// One of them.
-pub(crate) async fn get(
+/// One of the names.
+pub(crate) async fn retrieve(
     headers: HeaderMap,
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    Path(model): Path<String>,
 ) -> Result<Response, ApiError> {
     if Dialect::of_headers(&headers) == Dialect::Anthropic {
-        return anthropic::models::get(State(state), Path(id)).await;
+        return anthropic::models::retrieve(State(state), Path(model)).await;
     }
     let served = state.served()?;
-    Ok(Json(model(&state, served, served.find_model(&id)?)).into_response())
-}
-
-fn model<'a>(state: &AppState, served: &Served, id: &'a str) -> Model<'a> {
-    let max_model_len = served.engine.limits().max_model_len;
-    Model { id, object: "model", created: state.started(), owned_by: "deepseek", max_model_len }
+    let id = served.find_model(&model)?;
+    Ok(Json(Model::new(id, &state, served.engine.limits().max_model_len)).into_response())
 }
 
 /// Seconds since 1970, for the `created` fields.

@@ -10,33 +10,30 @@ use tracing::Instrument;
 
 /// Where OpenAI's clients look for it, and where clients and proxies may set it.
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Where Anthropic's clients look for it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 /// Where the hosted API puts it. Never the client's own: what a client sends twice would be found twice.
 pub(crate) const X_DS_TRACE_ID: HeaderName = HeaderName::from_static("x-ds-trace-id");
-
-/// The server's own name of a request, without a dash or prefix; an extension of it.
-#[derive(Clone, Debug)]
-pub(crate) struct TraceId(pub(crate) String);
 
 /// The longest id that is taken from a client.
 const MAX_CLIENT_ID_LEN: usize = 128;
 
 /// Names the request, answers with the name, and writes one line about it when its answer begins.
-pub(crate) async fn identify(mut request: Request, next: Next) -> Response {
+pub(crate) async fn identify(request: Request, next: Next) -> Response {
     let trace_id = uuid::Uuid::new_v4().simple().to_string();
     let request_id = sent_id(request.headers()).unwrap_or(&trace_id).to_owned();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let span = tracing::info_span!("request", id = request_id);
-    let header = |id: &str| HeaderValue::try_from(id).expect("ids are letters, digits and a few signs");
-    request.extensions_mut().insert(TraceId(trace_id.clone()));
     let began = Instant::now();
     let mut response = next.run(request).instrument(span).await;
     let seconds = began.elapsed().as_secs_f64();
     let status = response.status().as_u16();
     tracing::info!(request_id, trace_id, %method, path, status, seconds, "answered");
     let headers = response.headers_mut();
-    headers.insert(X_REQUEST_ID, header(&request_id));
-    headers.insert(X_DS_TRACE_ID, header(&trace_id));
+    for (name, id) in [(X_REQUEST_ID, &request_id), (REQUEST_ID, &request_id), (X_DS_TRACE_ID, &trace_id)] {
+        headers.insert(name, HeaderValue::try_from(id).expect("ids are letters, digits and a few signs"));
+    }
     response
 }
 

@@ -37,33 +37,34 @@ pub(crate) fn api() -> Vec<Route> {
             Route::post(format!("{prefix}/responses"), post(responses::create)),
             Route::get(format!("{prefix}/models"), get(models::list)),
             // A name may be that of a hub, with a slash in it.
-            Route::get(format!("{prefix}/models/{{*model}}"), get(models::get)),
+            Route::get(format!("{prefix}/models/{{*model}}"), get(models::retrieve)),
             Route::post(format!("{prefix}/tokenize"), post(tokenize::tokenize)),
             Route::post(format!("{prefix}/detokenize"), post(tokenize::detokenize)),
             Route::get(format!("{prefix}/user/balance"), get(balance::balance)),
         ]
     };
-    let anthropic = ["/anthropic/v1", "/v1"].into_iter().flat_map(|prefix| {
+    // Anthropic's clients add `/v1/…` to their base address.
+    let anthropic_under = |prefix: &str| {
         [
-            Route::post(format!("{prefix}/messages"), post(anthropic::messages::create)),
-            Route::post(format!("{prefix}/messages/count_tokens"), post(anthropic::messages::count_tokens)),
+            Route::post(format!("{prefix}/v1/messages"), post(anthropic::messages::create)),
+            Route::post(format!("{prefix}/v1/messages/count_tokens"), post(anthropic::messages::count_tokens)),
         ]
-    });
-    // Under /v1 the list is one for both APIs, and the client's headers tell which form it wants.
+    };
     let anthropic_models = [
         Route::get("/anthropic/v1/models", get(anthropic::models::list)),
-        Route::get("/anthropic/v1/models/{*model}", get(anthropic::models::get)),
+        Route::get("/anthropic/v1/models/{*model}", get(anthropic::models::retrieve)),
     ];
-    PREFIXES.into_iter().flat_map(under).chain(anthropic).chain(anthropic_models).collect()
+    let anthropic = ["", "/anthropic"].into_iter().flat_map(anthropic_under).chain(anthropic_models);
+    PREFIXES.into_iter().flat_map(under).chain(anthropic).collect()
 }
 
 /// The routes that ask for no key: probes, scrapers and browsers have none.
 pub(crate) fn open() -> Vec<Route> {
     vec![
-        Route::get("/", get(page::index)),
-        Route::get("/assets/{name}", get(page::asset)),
         Route::get("/health", get(observe::health)),
         Route::get("/metrics", get(observe::metrics)),
         Route::get("/openapi.json", get(openapi::document)),
+        Route::get("/", get(page::index)),
+        Route::get("/assets/{name}", get(page::asset)),
     ]
 }

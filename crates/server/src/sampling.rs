@@ -203,7 +203,10 @@ pub(crate) fn max_tokens(
     let requested = match excess {
         Excess::Refuse => requested,
         Excess::Clamp if room == 0 => return Err(ApiError::prompt_too_long(max_model_len, num_prompt_tokens)),
-        Excess::Clamp => requested.map(|requested| requested.min(i64::try_from(room).unwrap_or(i64::MAX))),
+        Excess::Clamp => {
+            let most = room.min(*range.end());
+            requested.map(|requested| requested.min(i64::try_from(most).unwrap_or(i64::MAX)))
+        }
     };
     let requested = match requested {
         None => None,

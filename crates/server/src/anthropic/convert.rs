@@ -95,6 +95,8 @@ pub(super) fn convert(fields: MessagesFields, context: &Context) -> Result<Conve
         top_p: fields.top_p,
         stop: fields.stop_sequences.map(Stop),
         stream: fields.stream,
+        seed: fields.seed,
+        min_tokens: fields.min_tokens,
         ..CommonFields::default()
     };
     Ok(Converted { chat, common, is_prefilled })

@@ -38,6 +38,6 @@ pub(crate) async fn list(State(state): State<AppState>) -> Result<Response, ApiE
 }
 
 /// One of them.
-pub(crate) async fn get(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub(crate) async fn retrieve(State(state): State<AppState>, Path(id): Path<String>) -> Result<Response, ApiError> {
     Ok(Json(Model::new(state.served()?.find_model(&id)?)).into_response())
 }

@@ -26,6 +26,10 @@ pub(crate) struct MessagesFields {
     pub(crate) thinking: Option<Thinking>,
     pub(crate) tools: Option<Vec<Tool>>,
     pub(crate) tool_choice: Option<ToolChoice>,
+    /// Not in Anthropic's API; as in chats.
+    pub(crate) seed: Option<i64>,
+    /// As `seed`.
+    pub(crate) min_tokens: Option<u32>,
 }
 
 #[derive(Debug, serde::Deserialize)]
