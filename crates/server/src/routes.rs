@@ -4,7 +4,7 @@ use axum::http::Method;
 use axum::routing::{MethodRouter, get, post};
 
 use crate::state::AppState;
-use crate::{anthropic, balance, chat, completions, models, observe, page, responses, tokenize};
+use crate::{anthropic, balance, chat, completions, models, observe, openapi, page, responses, tokenize};
 
 /// Where the API is: as DeepSeek's documentation has it, as OpenAI's clients expect it, and where the hosted API keeps what it
 /// calls beta. Here they are all the same.
@@ -63,6 +63,7 @@ pub(crate) fn open() -> Vec<Route> {
     vec![
         Route::get("/health", get(observe::health)),
         Route::get("/metrics", get(observe::metrics)),
+        Route::get("/openapi.json", get(openapi::document)),
         Route::get("/", get(page::index)),
         Route::get("/assets/{name}", get(page::asset)),
     ]
