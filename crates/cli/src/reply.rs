@@ -48,7 +48,7 @@ impl Loaded {
         };
         let options = OutputOptions { mode: question.mode, ..OutputOptions::default() };
         let mut parser = OutputParser::new(prompt, question.reasoning_open, options);
-        let request = Request { prompt_ids: question.ids, sampling };
+        let request = Request { prompt_ids: question.ids, sampling, constraint: None };
         let mut events =
             self.engine.submit(request).hint("shorten the text, or see --max-model-len and --kv-cache-bytes")?;
         loop {
@@ -56,7 +56,7 @@ impl Loaded {
                 Some(Event::Token { id, .. }) => parser.push(id).iter().try_for_each(&mut write)?,
                 Some(Event::Finished { reason, .. }) => {
                     let ending = match reason {
-                        FinishReason::Stop { .. } => Ending::Stop,
+                        FinishReason::Stop { .. } | FinishReason::Complete => Ending::Stop,
                         FinishReason::Length => Ending::Length,
                     };
                     parser.finish(ending).iter().try_for_each(&mut write)?;

@@ -1,17 +1,21 @@
 //! The step loop.
 //!
-//! One step: read the mailbox, schedule, build the batch, run the model, choose tokens, advance the sequences, free what has
+//! One step: read the mailbox, schedule, build the batch, run the model (and beside it the constraints of those sequences that
+//! will get a token), choose tokens, advance the sequences, free what has
 //! ended, close the accounts, and only then tell the readers: whoever learns that a request has ended finds its place and
 //! its blocks free.
 
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
 use cachalot_model::LanguageModel;
 
+use crate::constraint::Constrained;
 use crate::mailbox::{Mail, Mailbox, Phase};
 use crate::metrics::Metrics;
+use crate::panics;
 use crate::runner::{Row, Runner};
 use crate::sampler::{SampleError, Sampler};
 use crate::scheduler::Scheduler;
@@ -32,6 +36,8 @@ pub struct Engine {
     scheduler: Scheduler,
     runner: Runner,
     sampler: Sampler,
+    /// Where constraints are asked while the model computes. Not the model's own threads, which are busy then.
+    mask_threads: rayon::ThreadPool,
     metrics: Metrics,
     stats: EngineStats,
     num_failed_steps: usize,
@@ -76,6 +82,7 @@ impl Engine {
             scheduler: Scheduler::new(limits),
             runner: Runner::new(limits.vocab_size, limits.max_num_logits),
             sampler: Sampler::default(),
+            mask_threads: mask_threads(limits.max_num_seqs)?,
             metrics: Metrics::register(limits.num_blocks),
             stats,
             num_failed_steps: 0,
@@ -133,7 +140,7 @@ impl Engine {
     fn read_mail(&mut self, now: Instant) {
         let phase = self.mailbox.take(&mut self.mail);
         for submission in self.mail.submissions.drain(..) {
-            self.scheduler.push(Sequence::new(submission));
+            self.scheduler.push(Sequence::new(submission, self.limits.vocab_size));
         }
         for seq_id in self.mail.cancellations.drain(..) {
             // A request may end before its cancellation is read.
@@ -157,18 +164,35 @@ impl Engine {
         }
     }
 
-    /// Runs the model. A panic in it is an error: the model's caches are undefined for the blocks of this batch only, and
-    /// whatever else it keeps it must rebuild in each step.
+    /// Runs the model, and at the same time finds out what constrained sequences may get next. A panic in the model is an error:
+    /// the model's caches are undefined for the blocks of this batch only, and whatever else it keeps it must rebuild in each
+    /// step.
     fn forward(&mut self) -> Result<(), String> {
-        match catch_unwind(AssertUnwindSafe(|| self.runner.forward(&mut *self.model))) {
+        let Engine { model, runner, scheduler, mask_threads, metrics, .. } = self;
+        let mut run_model = || match catch_unwind(AssertUnwindSafe(|| runner.forward(&mut **model))) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
-            Err(panic) => {
-                let text = panic.downcast_ref::<&str>().copied();
-                let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-                Err(format!("panicked: {}", text.unwrap_or("no message")))
-            }
+            Err(panic) => Err(format!("panicked: {}", panics::text(&*panic))),
+        };
+        let will_sample =
+            |sequence: &&mut Sequence| sequence.num_scheduled_tokens > 0 && sequence.sample_row().is_some();
+        let constrained = scheduler.running_mut().iter_mut().filter(will_sample);
+        let mut constrained =
+            constrained.filter_map(|sequence| Some((sequence.constraint.as_mut()?, &sequence.sampling))).peekable();
+        if constrained.peek().is_none() {
+            return run_model();
         }
+        mask_threads.in_place_scope(|scope| {
+            for (constraint, sampling) in constrained {
+                let histogram = &metrics.grammar_mask;
+                scope.spawn(move |_| {
+                    let start = Instant::now();
+                    constraint.prepare(sampling);
+                    histogram.record(start.elapsed().as_secs_f64());
+                });
+            }
+            run_model()
+        })
     }
 
     /// Advances the sequences by what was computed, and chooses their next tokens.
@@ -259,6 +283,16 @@ impl Drop for Engine {
     }
 }
 
+/// As many threads as there are cores, but no more than sequences that could use them.
+fn mask_threads(max_num_seqs: usize) -> Result<rayon::ThreadPool, StartError> {
+    let num_cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(num_cores.min(max_num_seqs))
+        .thread_name(|index| format!("mask-{index}"))
+        .build()
+        .map_err(StartError::MaskThreads)
+}
+
 /// Counts and times what a step commits.
 struct Tally<'a> {
     now: Instant,
@@ -317,9 +351,10 @@ fn commit_token(
     tally: &mut Tally<'_>,
 ) -> Result<(), SampleError> {
     let sampling = &sequence.sampling;
-    let id = sampler.sample(logits, sampling, &sequence.counts, sequence.num_generated_tokens())?;
+    let mask = sequence.constraint.as_ref().map_or(Ok(None), Constrained::mask)?;
+    let id = sampler.sample(logits, sampling, &sequence.counts, sequence.num_generated_tokens(), mask)?;
     let logprobs = sampling.logprobs.map(|num_top| sampler.logprobs(logits, id, num_top)).transpose()?;
-    if sequence.push_token(id, logprobs, max_model_len) {
+    if sequence.push_token(id, logprobs, max_model_len)? {
         tally.note_token(sequence);
     }
     if sequence.has_ended() {

@@ -55,6 +55,9 @@ pub enum StartError {
     /// The model could not take its memory.
     #[error("the model could not allocate its memory: {0}")]
     Model(#[from] cachalot_model::Error),
+    /// There are no threads for the constraints of requests.
+    #[error("could not start the threads that compute token masks: {0}")]
+    MaskThreads(#[source] rayon::ThreadPoolBuildError),
     /// The operating system gave no thread.
     #[error("could not start the engine's thread: {0}")]
     Thread(#[source] std::io::Error),

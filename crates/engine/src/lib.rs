@@ -8,7 +8,8 @@
 //! use cachalot_engine::{Engine, EngineConfig, Event, Request, SamplingParams};
 //!
 //! let engine = Engine::start(model, EngineConfig::default())?;
-//! let mut stream = engine.submit(Request { prompt_ids: vec![1, 2, 3], sampling: SamplingParams::default() })?;
+//! let request = Request { prompt_ids: vec![1, 2, 3], sampling: SamplingParams::default(), constraint: None };
+//! let mut stream = engine.submit(request)?;
 //! let mut ids = Vec::new();
 //! while let Some(event) = stream.blocking_recv() {
 //!     if let Event::Token { id, .. } = event {
@@ -24,12 +25,14 @@
 mod block;
 mod candidates;
 mod config;
+mod constraint;
 mod engine;
 mod error;
 mod handle;
 mod mailbox;
 mod metrics;
 mod noop;
+mod panics;
 mod random;
 mod request;
 mod row;
@@ -38,11 +41,14 @@ mod sampler;
 mod scheduler;
 mod sequence;
 mod stream;
+mod token_mask;
 
 pub use config::{EngineConfig, KvCacheSize, Limits};
+pub use constraint::{Allowed, Constraint, ConstraintError, Progress};
 pub use engine::Engine;
 pub use error::{IntegrityError, StartError, SubmitError};
 pub use handle::{EngineHandle, EngineStats};
 pub use noop::NoopModel;
 pub use request::*;
 pub use stream::EventStream;
+pub use token_mask::TokenMask;

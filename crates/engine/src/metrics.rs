@@ -18,6 +18,7 @@ pub(crate) struct Metrics {
     pub(crate) time_per_output_token: Histogram,
     pub(crate) queue: Histogram,
     pub(crate) step: Histogram,
+    pub(crate) grammar_mask: Histogram,
 }
 
 impl Metrics {
@@ -53,6 +54,10 @@ impl Metrics {
             ),
             queue: histogram("cachalot_queue_seconds", "From the acceptance of a request to its first step"),
             step: histogram("cachalot_step_seconds", "Duration of a step: schedule, forward, sample"),
+            grammar_mask: histogram(
+                "cachalot_grammar_mask_seconds",
+                "Computation of the mask of one token of one constrained request, beside the forward pass",
+            ),
         }
     }
 }

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Limits, SubmitError};
+use crate::{Constraint, Limits, SubmitError};
 
 /// One sequence to generate. A request for `n` choices is `n` of these.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Request {
     /// The prompt; not empty.
     pub prompt_ids: Vec<u32>,
     /// How to choose tokens and when to stop.
     pub sampling: SamplingParams,
+    /// What the output must be like; `None` leaves the choice to the model.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 /// How tokens are chosen and when generation stops.
@@ -36,7 +38,7 @@ pub struct SamplingParams {
     pub seed: u64,
     /// Generation ends after this many tokens. 0 computes only prompt logprobs.
     pub max_tokens: u32,
-    /// Stop tokens are forbidden before this many tokens.
+    /// Stop tokens are forbidden before this many tokens. An output that its constraint calls complete ends all the same.
     pub min_tokens: u32,
     /// Tokens that end generation; they are not part of the output.
     pub stop_token_ids: Vec<u32>,
@@ -131,6 +133,8 @@ pub enum FinishReason {
     },
     /// `max_tokens` were generated or the context is full.
     Length,
+    /// The request's constraint lets nothing follow: the output is what was asked for.
+    Complete,
 }
 
 /// The most alternatives that [`SamplingParams::logprobs`] can ask for.

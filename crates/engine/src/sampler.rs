@@ -1,7 +1,7 @@
 //! From logits to a token.
 //!
 //! The steps, in this order: `logit_bias`, repetition, presence and frequency penalties, the ban of stop tokens before
-//! `min_tokens`; then greedy choice, or temperature, `top_k`, `top_p`, `min_p` and a draw. Log-probabilities are those of the
+//! `min_tokens`, the mask of the request's constraint; then greedy choice, or temperature, `top_k`, `top_p`, `min_p` and a draw. Log-probabilities are those of the
 //! model itself, before all of this.
 //!
 //! The draw walks through the kept tokens in the order of their ids with the request's own random number
@@ -12,10 +12,10 @@ use std::collections::{HashMap, HashSet};
 
 use crate::candidates::Candidates;
 use crate::row::{self, Peak};
-use crate::{Logprob, PositionLogprobs, SamplingParams, random};
+use crate::{ConstraintError, Logprob, PositionLogprobs, SamplingParams, TokenMask, random};
 
 /// Why no token can be chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum SampleError {
     /// The model's output is unusable.
     #[error("the model computed logits that are not finite (NaN or +infinity); no token can be chosen")]
@@ -25,6 +25,18 @@ pub(crate) enum SampleError {
         "every token is ruled out: all logits are -infinity, by the model or because all are stop tokens before min_tokens"
     )]
     NothingLeft,
+    /// The constraint allows no token that the model or the parameters allow.
+    #[error(
+        "the constraint on the reply leaves no token to choose: it allows {}",
+        if *mask_is_empty { "none at this point" } else { "only tokens that are ruled out otherwise, for example end tokens before min_tokens" }
+    )]
+    NothingAllowed {
+        /// Nothing but the constraint is to blame.
+        mask_is_empty: bool,
+    },
+    /// The constraint did not say what it allows.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
 }
 
 /// How often tokens occur in a sequence. Empty if no penalty wants to know.
@@ -74,17 +86,25 @@ impl Sampler {
         sampling: &SamplingParams,
         counts: &TokenCounts,
         num_generated: usize,
+        mask: Option<&TokenMask>,
     ) -> Result<u32, SampleError> {
         let raw_peak = row::peak(logits)?;
         let bans_stops = num_generated < sampling.min_tokens as usize;
-        if sampling.logit_bias.is_empty() && !counts.is_wanted && !bans_stops {
+        if sampling.logit_bias.is_empty() && !counts.is_wanted && !bans_stops && mask.is_none() {
             return self.choose(logits, raw_peak, sampling, num_generated);
         }
         let mut processed = std::mem::take(&mut self.processed);
         processed.clear();
         processed.extend_from_slice(logits);
         process(&mut processed, sampling, counts, bans_stops);
-        let choice = row::peak(&processed).and_then(|peak| self.choose(&processed, peak, sampling, num_generated));
+        if let Some(mask) = mask {
+            mask.apply(&mut processed);
+        }
+        let peak = row::peak(&processed).map_err(|error| match (error, mask) {
+            (SampleError::NothingLeft, Some(mask)) => SampleError::NothingAllowed { mask_is_empty: mask.is_empty() },
+            (error, _) => error,
+        });
+        let choice = peak.and_then(|peak| self.choose(&processed, peak, sampling, num_generated));
         self.processed = processed;
         choice
     }
@@ -287,7 +307,7 @@ mod tests {
         let mut frequencies = vec![0u32; logits.len()];
         for seed in 0..num_draws {
             let sampling = SamplingParams { seed, ..sampling.clone() };
-            let id = sampler.sample(logits, &sampling, &counts, output_ids.len()).unwrap();
+            let id = sampler.sample(logits, &sampling, &counts, output_ids.len(), None).unwrap();
             frequencies[id as usize] += 1;
         }
         let expected = expected_distribution(logits, sampling, prompt_ids, output_ids);
@@ -401,8 +421,13 @@ mod tests {
         let check = |sampling: SamplingParams, output: &[u32], expected: Result<u32, SampleError>| {
             for temperature in [0.0, 1.0] {
                 let sampling = SamplingParams { temperature, ..sampling.clone() };
-                let got =
-                    Sampler::default().sample(&[1.0, 2.0, 3.0], &sampling, &counts(&sampling, output), output.len());
+                let got = Sampler::default().sample(
+                    &[1.0, 2.0, 3.0],
+                    &sampling,
+                    &counts(&sampling, output),
+                    output.len(),
+                    None,
+                );
                 assert_eq!(got, expected, "{sampling:?}");
             }
         };
@@ -433,8 +458,8 @@ mod tests {
         for logits in [&[1.0, 2.0, 3.0, 4.0][..], &[4.0, 4.0][..], &[0.5, 0.0, 0.5][..]] {
             for sampling in [&plain, &filtered] {
                 for index in 0..20 {
-                    let fresh = Sampler::default().sample(logits, sampling, &counts, index);
-                    assert_eq!(sampler.sample(logits, sampling, &counts, index), fresh);
+                    let fresh = Sampler::default().sample(logits, sampling, &counts, index, None);
+                    assert_eq!(sampler.sample(logits, sampling, &counts, index, None), fresh);
                 }
             }
         }

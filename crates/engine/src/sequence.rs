@@ -7,9 +7,10 @@ use cachalot_model::BLOCK_SIZE;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::block::BlockId;
+use crate::constraint::Constrained;
 use crate::mailbox::Submission;
 use crate::sampler::TokenCounts;
-use crate::{Event, FinishReason, PositionLogprobs, SamplingParams};
+use crate::{ConstraintError, Event, FinishReason, PositionLogprobs, Progress, SamplingParams};
 
 /// Names a request; later arrivals have greater ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +35,8 @@ pub(crate) struct Sequence {
     pub(crate) blocks: Vec<BlockId>,
     /// What the penalties need to know.
     pub(crate) counts: TokenCounts,
+    /// Survives preemption, as the tokens do.
+    pub(crate) constraint: Option<Constrained>,
     pub(crate) times: Times,
     prompt_logprobs: Vec<PositionLogprobs>,
     /// The first position whose prompt log-probabilities are not known yet. Survives preemption.
@@ -55,11 +58,12 @@ pub(crate) struct Times {
 }
 
 impl Sequence {
-    pub(crate) fn new(submission: Submission) -> Self {
+    pub(crate) fn new(submission: Submission, vocab_size: usize) -> Self {
         let Submission { seq_id, request, events, arrival } = submission;
         Sequence {
             seq_id,
             counts: TokenCounts::new(&request.sampling, &request.prompt_ids),
+            constraint: request.constraint.map(|constraint| Constrained::new(constraint, vocab_size)),
             num_prompt_tokens: request.prompt_ids.len(),
             sampling: request.sampling,
             token_ids: request.prompt_ids,
@@ -134,19 +138,30 @@ impl Sequence {
     }
 
     /// Takes a sampled token, and ends the sequence if that was its last. Whether the token became part of the output.
-    pub(crate) fn push_token(&mut self, id: u32, logprobs: Option<PositionLogprobs>, max_model_len: usize) -> bool {
+    ///
+    /// # Errors
+    /// What the constraint says about the token, which is then no part of the output.
+    pub(crate) fn push_token(
+        &mut self,
+        id: u32,
+        logprobs: Option<PositionLogprobs>,
+        max_model_len: usize,
+    ) -> Result<bool, ConstraintError> {
         if self.stops_at(id) {
             self.finish(FinishReason::Stop { token_id: id });
-            return false;
+            return Ok(false);
         }
+        let progress = self.constraint.as_mut().map_or(Ok(Progress::Open), |constraint| constraint.accept(id))?;
         self.token_ids.push(id);
         self.counts.push(id);
         self.pending.push(Event::Token { id, logprobs });
         let is_long = self.num_generated_tokens() >= self.sampling.max_tokens as usize;
-        if is_long || self.token_ids.len() >= max_model_len {
+        if progress == Progress::Complete {
+            self.finish(FinishReason::Complete);
+        } else if is_long || self.token_ids.len() >= max_model_len {
             self.finish(FinishReason::Length);
         }
-        true
+        Ok(true)
     }
 
     fn stops_at(&self, id: u32) -> bool {

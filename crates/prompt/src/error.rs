@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::grammar::Part;
 use crate::release::Release;
 
 /// Everything that [`Prompt`](crate::Prompt) and its parts refuse, with the place and the reason.
@@ -62,6 +63,15 @@ pub enum Error {
     #[error("{0}")]
     Chat(String),
 
+    /// What a reply must be like cannot be made into a grammar.
+    #[error("it cannot be made into a grammar: {reason}")]
+    Grammar {
+        /// What of it.
+        part: Part,
+        /// What is wrong with that part.
+        reason: String,
+    },
+
     /// A control token that an encoding cannot do without is not in the vocabulary.
     #[error("the tokenizer has no token {token:?}, which {needed_for} needs")]
     MissingToken {
@@ -78,7 +88,10 @@ impl Error {
     /// A template that fails on one conversation counts as the request's fault: templates refuse input with
     /// `raise_exception`, and one that does not compile is refused when the checkpoint is opened.
     pub fn is_request(&self) -> bool {
-        matches!(self, Self::Template(_) | Self::Message { .. } | Self::Chat(_) | Self::MissingToken { .. })
+        matches!(
+            self,
+            Self::Template(_) | Self::Message { .. } | Self::Chat(_) | Self::Grammar { .. } | Self::MissingToken { .. }
+        )
     }
 }
 

@@ -22,6 +22,9 @@
 //! # Ok::<(), cachalot_prompt::Error>(())
 //! ```
 //!
+//! What a reply must be like is a [`ReplySpec`]; [`Prompt::grammar`] makes a [`Grammar`] of it, which says at each position which
+//! tokens may come.
+//!
 //! Nothing here computes, schedules, or knows HTTP. What people and tools write never becomes a control token: see
 //! [`Tokenizer`].
 
@@ -33,6 +36,7 @@ mod detokenizer;
 mod encoding;
 mod error;
 mod files;
+mod grammar;
 mod output;
 mod prompt;
 mod python_json;
@@ -49,6 +53,7 @@ pub use chat::{Chat, Message, Role, ToolCall};
 pub use detokenizer::Detokenizer;
 pub use error::{Error, Result};
 pub use files::PromptFiles;
+pub use grammar::{Allowed, Answer, Calls, Grammar, MAX_SOURCE_BYTES, Part, Progress, ReplySpec, Tool};
 pub use output::{Defect, Delta, OutputMode, OutputOptions, OutputParser, Reply};
 pub use prompt::{Prompt, Rendered, SamplingDefaults};
 pub use release::{Release, ThinkingPolicy};

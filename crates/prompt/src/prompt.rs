@@ -1,11 +1,12 @@
 //! From a conversation to token ids, as the release was trained to see it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::chat::{Chat, Message, Role};
 use crate::encoding::{self, ASSISTANT, BOS, EOS, THINK_CLOSE, THINK_OPEN, USER};
 use crate::error::{Error, Result};
 use crate::files::PromptFiles;
+use crate::grammar::Vocabulary;
 use crate::release::{Release, ThinkingPolicy};
 use crate::script::Script;
 use crate::template::{self, ChatTemplate};
@@ -22,6 +23,8 @@ pub struct Prompt {
     eos_token_ids: Vec<u32>,
     silent: Arc<[u32]>,
     sampling: SamplingDefaults,
+    /// Made for the first grammar: most checkpoints that are opened never need it.
+    vocabulary: OnceLock<std::result::Result<Arc<Vocabulary>, String>>,
 }
 
 /// An encoded conversation.
@@ -122,6 +125,7 @@ impl Prompt {
             eos_token_ids,
             silent: silent.into(),
             sampling,
+            vocabulary: OnceLock::new(),
         })
     }
 
@@ -149,6 +153,10 @@ impl Prompt {
     /// guards the tokens that begin a text or a user turn, after which nothing of a reply can follow.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids
+    }
+
+    pub(crate) fn vocabulary_cell(&self) -> &OnceLock<std::result::Result<Arc<Vocabulary>, String>> {
+        &self.vocabulary
     }
 
     /// Ids that never become text in an output.

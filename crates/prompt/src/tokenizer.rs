@@ -164,6 +164,11 @@ impl Tokenizer {
         self.added.get(token).copied().or_else(|| self.inner.token_to_id(token))
     }
 
+    /// The ids that are recognised in a prompt's own text only, and are no text in an output.
+    pub(crate) fn control_ids(&self) -> &HashSet<u32> {
+        &self.added_ids
+    }
+
     /// The highest id and one more. The model may have more rows than this, never fewer.
     pub fn vocab_size(&self) -> usize {
         self.starts.len() - 1

@@ -1,12 +1,12 @@
 //! From the messages of a request to a prompt.
 
-use cachalot_prompt::{Chat, Message, Prompt, Release, Rendered, Role, ToolCall};
+use cachalot_prompt::{Calls, Chat, Message, Prompt, Release, Rendered, Role, Tool, ToolCall};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::history::{self, MissingReasoning};
 use crate::state::{CHAT_ALIAS, REASONER_ALIAS};
-use crate::wire::chat::{self, ChatFields, ReasoningEffort, ThinkingKind, ToolChoice};
+use crate::wire::chat::{self, ChatFields, ReasoningEffort, ResponseFormatKind, ThinkingKind, ToolChoice};
 
 /// The most tools of a request.
 const MAX_TOOLS: usize = 128;
@@ -16,6 +16,8 @@ pub(crate) struct ValidChat {
     chat: Chat,
     thinking: Option<bool>,
     tool_choice: ToolChoice,
+    /// The schema of the reply.
+    schema: Option<Value>,
 }
 
 /// Checks the messages and tools, and finds out whether thinking was asked for.
@@ -49,10 +51,12 @@ pub(crate) fn validate(fields: ChatFields, model: Option<&str>) -> Result<ValidC
         Some(choice) => choice,
     };
     check_tool_choice(&tool_choice, &tools)?;
+    let format = fields.response_format.filter(|format| format.kind == ResponseFormatKind::JsonSchema);
+    let schema = format.and_then(|format| format.json_schema).and_then(|format| format.schema);
     let messages = fields.messages.into_iter().enumerate().map(|(index, message)| self::message(index, message));
     let mut messages = messages.collect::<Result<Vec<_>, _>>()?;
     history::order_results(&mut messages)?;
-    Ok(ValidChat { chat: Chat { messages, tools, thinking: false, template_kwargs }, thinking, tool_choice })
+    Ok(ValidChat { chat: Chat { messages, tools, thinking: false, template_kwargs }, thinking, tool_choice, schema })
 }
 
 fn check_user_id(user_id: &str) -> Result<(), ApiError> {
@@ -155,8 +159,9 @@ impl ValidChat {
     /// # Errors
     /// 400 for tools that the release cannot call.
     pub(crate) fn settle(self, prompt: &Prompt) -> Result<SettledChat, ApiError> {
-        let ValidChat { mut chat, thinking, tool_choice } = self;
+        let ValidChat { mut chat, thinking, tool_choice, schema } = self;
         let release = prompt.release();
+        let calls = calls(&chat, &tool_choice);
         chat.thinking = thinking.unwrap_or_else(|| prompt.thinks_by_default());
         if release == Release::V3_2Speciale && !chat.tools.is_empty() && tool_choice != ToolChoice::None {
             return Err(ApiError::invalid("DeepSeek-V3.2-Speciale does not support tools; leave out `tools`")
@@ -167,7 +172,9 @@ impl ValidChat {
         if tool_choice == ToolChoice::None && release != Release::V3_2 {
             chat.tools.clear();
         }
-        Ok(SettledChat { thinking: prompt.thinks(&chat), chat, tool_choice })
+        // Of all releases, V3.2 has a place for a schema in its prompts.
+        let schema = schema.filter(|_| matches!(release, Release::V3_2 | Release::V3_2Speciale));
+        Ok(SettledChat { thinking: prompt.thinks(&chat), chat, tool_choice, calls, schema })
     }
 }
 
@@ -176,6 +183,10 @@ pub(crate) struct SettledChat {
     chat: Chat,
     pub(crate) thinking: bool,
     pub(crate) tool_choice: ToolChoice,
+    /// What the reply may do with tools.
+    pub(crate) calls: Calls,
+    /// The schema that the prompt tells the model of.
+    schema: Option<Value>,
 }
 
 impl SettledChat {
@@ -196,17 +207,54 @@ impl SettledChat {
         self.chat.messages.iter().any(|message| message.text().to_ascii_lowercase().contains(word))
     }
 
-    /// The functions that the model may call.
-    pub(crate) fn tools(&self) -> &[Value] {
-        &self.chat.tools
-    }
-
     /// Renders the conversation. Slow for long ones.
     ///
     /// # Errors
     /// 400 if this conversation cannot be encoded, 500 if none could.
     pub(crate) fn render(&self, prompt: &Prompt) -> Result<Rendered, ApiError> {
-        prompt.render(&self.chat).map_err(prompt_error)
+        let Some(schema) = &self.schema else { return prompt.render(&self.chat).map_err(prompt_error) };
+        let mut chat = self.chat.clone();
+        let has_system = chat.messages.first().is_some_and(|message| message.role == Role::System);
+        if !has_system {
+            chat.messages.insert(0, Message::new(Role::System, ""));
+        }
+        // A schema that the message brings itself is what the client wants the model to see.
+        chat.messages[0].response_format.get_or_insert_with(|| schema.clone());
+        prompt.render(&chat).map_err(|error| match error {
+            cachalot_prompt::Error::Message { index, reason } if !has_system => {
+                prompt_error(cachalot_prompt::Error::Message { index: index.saturating_sub(1), reason })
+            }
+            error => prompt_error(error),
+        })
+    }
+
+    /// What the prompt has of the reply already.
+    pub(crate) fn begun(&self) -> &str {
+        self.chat.messages.last().filter(|message| message.prefix).map_or("", Message::text)
+    }
+}
+
+/// What a reply may do with the tools of a conversation, those that its messages bring included.
+fn calls(chat: &Chat, choice: &ToolChoice) -> Calls {
+    let all = chat.tools.iter().chain(chat.messages.iter().flat_map(|message| &message.tools));
+    let tools = |is_meant: &dyn Fn(&str) -> bool| -> Vec<Tool> {
+        all.clone().map(|tool| self::tool(&tool["function"])).filter(|tool| is_meant(&tool.name)).collect()
+    };
+    let every = tools(&|_| true);
+    match choice {
+        _ if every.is_empty() => Calls::Unwatched,
+        ToolChoice::None => Calls::Forbidden,
+        ToolChoice::Auto => Calls::Allowed(every),
+        ToolChoice::Required => Calls::Required(every),
+        ToolChoice::Named(name) => Calls::Required(tools(&|other| other == name)),
+    }
+}
+
+fn tool(function: &Value) -> Tool {
+    Tool {
+        name: function["name"].as_str().unwrap_or_default().to_owned(),
+        parameters: function.get("parameters").filter(|parameters| !parameters.is_null()).cloned(),
+        strict: function["strict"] == true,
     }
 }
 

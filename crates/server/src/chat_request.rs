@@ -4,19 +4,20 @@
 //! writes what comes out in its own form.
 
 use cachalot_engine::SamplingParams;
-use cachalot_prompt::{OutputOptions, Release};
+use cachalot_prompt::{OutputOptions, Release, ReplySpec};
 
 use crate::answer::Answer;
 use crate::blocking::on_blocking_thread;
 use crate::chat_prompt;
+use crate::constraint::{self, JSON_OBJECT, Wish};
 use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, Generation, Plan};
 use crate::hosted;
 use crate::sampling::{self, MAX_LOGPROBS, Streaming};
-use crate::state::AppState;
+use crate::state::{AppState, REASONER_ALIAS};
 use crate::token_names::TokenNames;
-use crate::wire::chat::{ChatFields, ResponseFormatKind};
+use crate::wire::chat::{ChatFields, ToolChoice};
 use crate::wire::common::CommonFields;
 
 /// Tokens of a reply without thinking, if the request does not say.
@@ -39,29 +40,45 @@ pub(crate) struct Started {
 ///
 /// # Errors
 /// Everything that can be refused is refused here, before the first byte of an answer.
-pub(crate) async fn start(state: &AppState, fields: ChatFields, common: &CommonFields) -> Result<Started, ApiError> {
+pub(crate) async fn start(
+    state: &AppState,
+    mut fields: ChatFields,
+    common: &CommonFields,
+) -> Result<Started, ApiError> {
     let served = state.served()?;
     let prompt = served.prompt()?.clone();
     let answer = Answer::new(served.check_model(common.model.as_deref())?);
     let limits = served.engine.limits();
     let mut valid = sampling::validate(common, &prompt.sampling_defaults(), prompt.eos_token_ids(), limits)?;
     let logprobs = num_logprobs(&fields)?;
-    let wants_json =
-        fields.response_format.as_ref().is_some_and(|format| format.kind == ResponseFormatKind::JsonObject);
     let excess = fields.excess;
+    let reasoning_budget = fields.thinking_token_budget.map(|budget| budget as usize);
+    let wish = Wish::of_chat(&mut fields)?;
     let requested_max_tokens = fields.max_completion_tokens.or(fields.max_tokens);
     let chat = chat_prompt::validate(fields, common.model.as_deref())?.settle(&prompt)?;
     chat.check_completeness(prompt.release(), state.config().missing_reasoning)?;
-    if wants_json && !chat.mentions("json") {
+    if chat.thinking
+        && matches!(chat.tool_choice, ToolChoice::Required | ToolChoice::Named(_))
+        && common.model.as_deref() == Some(REASONER_ALIAS)
+    {
+        return Err(ApiError::invalid("deepseek-reasoner does not support this tool_choice").with_param("tool_choice"));
+    }
+    if wish.is_from(JSON_OBJECT) && !chat.mentions("json") {
         return Err(ApiError::invalid(
             "Prompt must contain the word 'json' in some form to use 'response_format' of type 'json_object'.",
         )
         .with_param("response_format"));
     }
     let thinking = chat.thinking;
-    let rendered = on_blocking_thread({
+    let (rendered, grammar) = on_blocking_thread({
         let prompt = prompt.clone();
-        move || chat.render(&prompt)
+        move || {
+            let rendered = chat.render(&prompt)?;
+            let begun = chat.begun().to_owned();
+            let spec = ReplySpec { answer: wish.answer.clone(), calls: chat.calls, reasoning_budget, begun };
+            let grammar = prompt.grammar(&spec, rendered.reasoning_open, rendered.thinking);
+            Ok((rendered, grammar.map_err(|error| wish.refusal(error))?))
+        }
     })
     .await?;
 
@@ -90,6 +107,7 @@ pub(crate) async fn start(state: &AppState, fields: ChatFields, common: &CommonF
     sampling::check_min_tokens(&sampling)?;
     let plan = Plan {
         prompts: vec![(rendered.ids, sampling)],
+        constraint: grammar.map(constraint::boxed),
         choices_per_prompt: valid.num_choices,
         counts_reasoning: thinking,
         answer_limit,

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use cachalot_engine::{PositionLogprobs, SamplingParams};
-use cachalot_prompt::{Delta, Detokenizer, SamplingDefaults, Tokenizer};
+use cachalot_engine::{Constraint, PositionLogprobs, SamplingParams};
+use cachalot_prompt::{Answer as Wanted, Delta, Detokenizer, SamplingDefaults, Tokenizer};
 
 use crate::answer::Answer;
 use crate::blocking::on_blocking_thread;
 use crate::body::JsonBytes;
 use crate::chat_prompt::prompt_error;
+use crate::constraint::{self, Wish};
 use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, End, Generation, Output, Plan, TokenOutput};
@@ -32,10 +33,11 @@ const DEFAULT_MIDDLE_TOKENS: u32 = 4 << 10;
 
 pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> Result<Response, ApiError> {
     let served = state.served()?;
-    let fields: CompletionFields = body.parse()?;
+    let mut fields: CompletionFields = body.parse()?;
     let common: CommonFields = body.parse()?;
     let answer = Answer::new(served.check_model(common.model.as_deref())?);
     let options = Options::validate(&fields)?;
+    let wish = Wish::of_completion(&mut fields)?;
     let defaults = served.prompt.as_ref().map_or_else(SamplingDefaults::default, |prompt| prompt.sampling_defaults());
     let limits = served.engine.limits();
     let valid = sampling::validate(&common, &defaults, &served.eos_token_ids, limits)?;
@@ -49,6 +51,7 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
     }
     let fills_in = fields.suffix.is_some();
     let prompts = read_prompts(served, fields.prompt, fields.suffix).await?;
+    let constraint = compile(served, wish).await?;
     let at_most =
         if hosted::is_named(common.model.as_deref()) { hosted::MAX_COMPLETION_TOKENS } else { limits.max_model_len };
     // 0 tokens make sense when the prompt itself is what is asked about.
@@ -64,6 +67,7 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
             limits,
         )
     })?;
+    let plan = Plan { constraint, ..plan };
     let new_decoder = || Decoder::completion(served.prompt.as_deref(), &valid.stop);
     let generation = Generation::submit(&served.engine, plan, new_decoder)?;
     let tokenizer = served.prompt.as_ref().map(|prompt| prompt.tokenizer());
@@ -170,6 +174,17 @@ async fn read_prompts(served: &Served, prompts: Prompts, suffix: Option<String>)
     Ok(read)
 }
 
+/// Compiles what the text must be, off the threads that serve sockets.
+async fn compile(served: &Served, wish: Wish) -> Result<Option<Box<dyn Constraint>>, ApiError> {
+    if wish.answer == Wanted::Free {
+        return Ok(None);
+    }
+    let prompt = served.prompt()?.clone();
+    let grammar =
+        on_blocking_thread(move || prompt.completion_grammar(&wish.answer).map_err(|error| wish.refusal(error)));
+    Ok(grammar.await?.map(constraint::boxed))
+}
+
 fn plan(
     prompts: &[ReadPrompt],
     valid: &ValidFields,
@@ -189,6 +204,7 @@ fn plan(
     }
     Ok(Plan {
         prompts: planned,
+        constraint: None,
         choices_per_prompt: valid.num_choices,
         counts_reasoning: false,
         answer_limit: AnswerLimit::default(),

@@ -3,7 +3,7 @@
 use std::task::{Context, Poll, ready};
 
 use cachalot_engine::{
-    EngineHandle, Event, EventStream, FinishReason, PositionLogprobs, Request, SamplingParams, SubmitError,
+    Constraint, EngineHandle, Event, EventStream, FinishReason, PositionLogprobs, Request, SamplingParams, SubmitError,
 };
 use cachalot_prompt::{Defect, Delta, Ending};
 
@@ -97,6 +97,8 @@ pub(crate) struct Generation {
 pub(crate) struct Plan {
     /// Token ids of each prompt, and its sampling parameters.
     pub(crate) prompts: Vec<(Vec<u32>, SamplingParams)>,
+    /// What every choice must be like.
+    pub(crate) constraint: Option<Box<dyn Constraint>>,
     /// How often each prompt is continued.
     pub(crate) choices_per_prompt: usize,
     /// Whether `usage` tells reasoning tokens.
@@ -132,7 +134,7 @@ impl Generation {
         plan: Plan,
         mut decoder: impl FnMut() -> Decoder,
     ) -> Result<Self, ApiError> {
-        let Plan { prompts, choices_per_prompt, counts_reasoning, answer_limit } = plan;
+        let Plan { prompts, constraint, choices_per_prompt, counts_reasoning, answer_limit } = plan;
         let num_choices = prompts.len() * choices_per_prompt;
         let max_live = engine.limits().max_live;
         if num_choices > max_live {
@@ -147,7 +149,7 @@ impl Generation {
         for (prompt_ids, sampling) in prompts {
             for i in 0..choices_per_prompt {
                 let sampling = SamplingParams { seed: choice_seed(sampling.seed, i), ..sampling.clone() };
-                let request = Request { prompt_ids: prompt_ids.clone(), sampling };
+                let request = Request { prompt_ids: prompt_ids.clone(), sampling, constraint: constraint.clone() };
                 let events = Some(engine.submit(request).map_err(refusal)?);
                 choices.push(Choice {
                     events,
@@ -240,7 +242,7 @@ impl Choice {
                 self.events = None;
                 self.num_cached_tokens = num_cached_tokens as usize;
                 Ok(self.end(match reason {
-                    FinishReason::Stop { .. } => EndReason::Stop,
+                    FinishReason::Stop { .. } | FinishReason::Complete => EndReason::Stop,
                     FinishReason::Length => EndReason::Length,
                 }))
             }

@@ -36,6 +36,7 @@ mod chat_prompt;
 mod chat_request;
 mod completions;
 mod config;
+mod constraint;
 mod decoder;
 mod dialect;
 mod error;

@@ -13,6 +13,10 @@ use crate::state::AppState;
 const SECONDS_BUCKETS: [f64; 17] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
+/// Upper bounds of the times that token masks take, in seconds: tens of microseconds as a rule, and beside the forward pass.
+const MASK_SECONDS_BUCKETS: [f64; 12] =
+    [0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25];
+
 /// Installs the recorder that every `metrics` call of the process goes to. To be called once, before the engine starts.
 ///
 /// # Errors
@@ -20,6 +24,7 @@ const SECONDS_BUCKETS: [f64; 17] =
 pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)?
+        .set_buckets_for_metric(Matcher::Full("cachalot_grammar_mask_seconds".to_owned()), &MASK_SECONDS_BUCKETS)?
         .install_recorder()?;
     metrics::describe_counter!("cachalot_http_responses_total", "Answers of the server by HTTP status.");
     Ok(handle)

@@ -121,6 +121,7 @@ async fn measure(loaded: &Loaded, prompts: &mut Prompts, args: &BenchArgs) -> an
         .map(|_| Request {
             prompt_ids: prompts.take(args.prompt_tokens.get()),
             sampling: SamplingParams { max_tokens: args.generate_tokens, ..SamplingParams::default() },
+            constraint: None,
         })
         .collect();
     let started = Instant::now();

@@ -1,5 +1,6 @@
 //! The engine from the outside: requests in, events out, with models that check what they are given.
 
+mod constraints;
 mod failures;
 mod generation;
 mod laws;
@@ -31,7 +32,7 @@ fn engine(model: impl LanguageModel + 'static, config: EngineConfig) -> (Engine,
 
 fn greedy(prompt_ids: &[u32], max_tokens: u32) -> Request {
     let sampling = SamplingParams { max_tokens, ..SamplingParams::default() };
-    Request { prompt_ids: prompt_ids.to_vec(), sampling }
+    Request { prompt_ids: prompt_ids.to_vec(), sampling, constraint: None }
 }
 
 /// The events that are there already.

@@ -43,8 +43,14 @@ fn metrics_follow_the_requests() {
         let num_steps = handle.stats().num_steps as f64;
         assert_eq!(histograms.map(|name| value(&format!("{name}_seconds_count"))), [5.0, 4.0, 5.0, num_steps]);
         drop(streams);
+        assert_eq!(value("grammar_mask_seconds_count"), 0.0, "unconstrained requests have no masks");
+        let mut request = greedy(&[7; 5], 6);
+        request.constraint = Some(Box::new(crate::constraints::Until(11)));
+        let _stream = handle.submit(request).unwrap();
+        run(&mut engine);
+        assert_eq!(value("grammar_mask_seconds_count"), 4.0, "one for each of 8, 9, 10 and 11");
     });
-    for name in ["requests_running", "preemptions_total", "step_seconds"] {
+    for name in ["requests_running", "preemptions_total", "step_seconds", "grammar_mask_seconds"] {
         assert!(handle_of_recorder.render().contains(&format!("# HELP cachalot_{name} ")), "{name} is described");
     }
 }

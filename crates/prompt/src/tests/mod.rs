@@ -1,6 +1,7 @@
 //! Tests, and what they share: toy tokenizers, and conversations written as JSON.
 
 mod encoding;
+mod grammar;
 mod official;
 mod output;
 mod release;

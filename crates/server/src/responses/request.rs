@@ -82,7 +82,6 @@ struct TextFormat {
     #[serde(rename = "type")]
     kind: ResponseFormatKind,
     schema: Option<Value>,
-    strict: Option<bool>,
 }
 
 /// A function without the object around it that the chat API has.
@@ -121,7 +120,7 @@ impl ResponsesFields {
         let format = self.text.and_then(|text| text.format).map(|format| ResponseFormat {
             kind: format.kind,
             json_schema: (format.kind == ResponseFormatKind::JsonSchema)
-                .then_some(JsonSchemaFormat { schema: format.schema, strict: format.strict }),
+                .then_some(JsonSchemaFormat { schema: format.schema }),
         });
         Ok(ChatFields {
             messages: conversation.finish(),

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use super::guided::StructuredOutputs;
 use super::logprobs::TokenLogprob;
 use super::number;
 use super::usage::Usage;
@@ -23,6 +24,14 @@ pub(crate) struct ChatFields {
     pub(crate) tools: Option<Vec<Tool>>,
     pub(crate) tool_choice: Option<ToolChoice>,
     pub(crate) response_format: Option<ResponseFormat>,
+    /// vLLM's names for the same and more.
+    pub(crate) guided_json: Option<Value>,
+    pub(crate) guided_regex: Option<String>,
+    pub(crate) guided_choice: Option<Vec<String>>,
+    pub(crate) guided_grammar: Option<String>,
+    pub(crate) structured_outputs: Option<StructuredOutputs>,
+    /// vLLM's name for the most tokens of reasoning.
+    pub(crate) thinking_token_budget: Option<u32>,
     /// The hosted API's key for caches of their own; also what abuse reports name.
     pub(crate) user_id: Option<String>,
     pub(crate) max_tokens: Option<i64>,
@@ -263,7 +272,6 @@ pub(crate) enum ResponseFormatKind {
 #[derive(Debug, serde::Deserialize)]
 pub(crate) struct JsonSchemaFormat {
     pub(crate) schema: Option<Value>,
-    pub(crate) strict: Option<bool>,
 }
 
 /// The answer when it is not streamed.

@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
+use serde_json::Value;
 
+use super::guided::StructuredOutputs;
 use super::logprobs::{LegacyLogprobs, PromptPosition};
 use super::number;
 use super::usage::Usage;
@@ -20,6 +22,11 @@ pub(crate) struct CompletionFields {
     pub(crate) best_of: Option<u32>,
     pub(crate) return_tokens_as_token_ids: Option<bool>,
     pub(crate) prompt_logprobs: Option<i64>,
+    pub(crate) guided_json: Option<Value>,
+    pub(crate) guided_regex: Option<String>,
+    pub(crate) guided_choice: Option<Vec<String>>,
+    pub(crate) guided_grammar: Option<String>,
+    pub(crate) structured_outputs: Option<StructuredOutputs>,
 }
 
 /// `prompt`: a string, an array of strings, an array of token ids, or an array of arrays of token ids.

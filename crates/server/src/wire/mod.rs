@@ -4,6 +4,7 @@ pub(crate) mod anthropic;
 pub(crate) mod chat;
 pub(crate) mod common;
 pub(crate) mod completion;
+pub(crate) mod guided;
 pub(crate) mod logprobs;
 pub(crate) mod number;
 pub(crate) mod usage;
