@@ -8,7 +8,7 @@ use crate::{anthropic, balance, chat, completions, models, observe, openapi, pag
 
 /// Where the API is: as DeepSeek's documentation has it, as OpenAI's clients expect it, and where the hosted API keeps what it
 /// calls beta. Here they are all the same.
-const PREFIXES: [&str; 4] = ["", "/v1", "/beta", "/beta/v1"];
+pub(crate) const PREFIXES: [&str; 4] = ["", "/v1", "/beta", "/beta/v1"];
 
 /// What answers one method of one path. Where there is a GET there is a HEAD.
 pub(crate) struct Route {

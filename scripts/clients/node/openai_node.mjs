@@ -28,8 +28,8 @@ const connect = ({ path = '/v1', server = SERVER, apiKey = 'none' } = {}) =>
 const client = connect();
 const beta = connect({ path: '/beta' });
 
-const WEATHER = { type: 'function', function: { name: 'get_weather', parameters: WEATHER_PARAMETERS } };
-const SWITCH = { type: 'function', function: { name: 'set_lamp', parameters: SWITCH_PARAMETERS } };
+const WEATHER = { type: 'function', function: { name: 'get_weather', parameters: WEATHER_PARAMETERS, strict: true } };
+const SWITCH = { type: 'function', function: { name: 'set_lamp', parameters: SWITCH_PARAMETERS, strict: true } };
 const PARAMETERS = { get_weather: WEATHER_PARAMETERS, set_lamp: SWITCH_PARAMETERS };
 
 /** The message that the chunks of a stream make. */
@@ -138,7 +138,7 @@ test('tools: the runner calls the function', async () => {
   const seen = [];
   const tool = {
     type: 'function',
-    function: { name: 'set_lamp', description: 'Switches the lamp.', parameters: SWITCH_PARAMETERS, parse: JSON.parse, function: ({ on }) => (seen.push(on), 'done') },
+    function: { name: 'set_lamp', description: 'Switches the lamp.', parameters: SWITCH_PARAMETERS, strict: true, parse: JSON.parse, function: ({ on }) => (seen.push(on), 'done') },
   };
   const choice = { type: 'function', function: { name: 'set_lamp' } };
   const runner = client.chat.completions.runTools({ model: CHAT, messages: QUESTION, seed: 7, max_tokens: 500, tools: [tool], tool_choice: choice });

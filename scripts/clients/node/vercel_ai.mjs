@@ -21,6 +21,7 @@ function connect({ path = '/v1', server = SERVER, apiKey = 'none', extra = {} } 
 }
 
 const deepseek = connect();
+const beta = connect({ path: '/beta' });
 const BASE = { prompt: QUESTION[0].content, maxOutputTokens: 160, maxRetries: 0 };
 const THINK = { deepseek: { thinking: { type: 'enabled' } } };
 const BRIEF = { thinking_token_budget: 10, min_tokens: 30 };
@@ -120,8 +121,9 @@ test('reasoning: an answer goes back into the history', async () => {
   await askBothWays({ model, prompt: undefined, messages }, true);
 });
 
-const set_lamp = { description: 'Switches the lamp.', inputSchema: z.object({ on: z.boolean(), colour: z.enum(['red', '青']) }) };
-const set_timer = { description: 'Starts the timer.', inputSchema: z.object({ minutes: z.enum(['1', '5']) }) };
+// Calls of strict tools follow their schema, and the provider sends `strict` to /beta alone.
+const set_lamp = { description: 'Switches the lamp.', strict: true, inputSchema: z.object({ on: z.boolean(), colour: z.enum(['red', '青']) }) };
+const set_timer = { description: 'Starts the timer.', strict: true, inputSchema: z.object({ minutes: z.enum(['1', '5']) }) };
 const TOOLS = { set_lamp: tool(set_lamp), set_timer: tool(set_timer) };
 
 table(
@@ -129,10 +131,10 @@ table(
   [
     ['required', { toolChoice: 'required' }],
     ['by name', { toolChoice: { type: 'tool', toolName: 'set_timer' } }],
-    ['another seed', { toolChoice: 'required', model: connect({ extra: { seed: 8 } })(CHAT) }],
+    ['another seed', { toolChoice: 'required', model: connect({ path: '/beta', extra: { seed: 8 } })(CHAT) }],
   ],
   async request => {
-    const { whole, kinds } = await askBothWays({ model: deepseek(CHAT), tools: TOOLS, maxOutputTokens: 500, ...request });
+    const { whole, kinds } = await askBothWays({ model: beta(CHAT), tools: TOOLS, maxOutputTokens: 500, ...request });
     equal('finishReason', whole.finishReason, 'tool-calls');
     holds('calls', whole.toolCalls.length > 0, whole.content);
     for (const call of whole.toolCalls) {
@@ -147,7 +149,7 @@ table(
 test('tools: several steps', async () => {
   const seen = [];
   const tools = { set_lamp: tool({ ...set_lamp, execute: input => (seen.push(input), 'done') }) };
-  const request = { ...BASE, model: deepseek(CHAT), tools, maxOutputTokens: 500, stopWhen: stepCountIs(2), prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? 'required' : 'auto' }) };
+  const request = { ...BASE, model: beta(CHAT), tools, maxOutputTokens: 500, stopWhen: stepCountIs(2), prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? 'required' : 'auto' }) };
   const whole = await generateText(request);
   note('steps', whole.steps.map(step => content(step.content)));
   equal('number of steps', whole.steps.length, 2);
@@ -157,15 +159,16 @@ test('tools: several steps', async () => {
   equal('steps of the stream', (await stream.steps).map(step => step.text), whole.steps.map(step => step.text));
 });
 
-test('tools: strict on /beta', async () => {
-  const tools = { set_timer: tool({ ...set_timer, strict: true }) };
-  const { whole } = await askBothWays({ model: connect({ path: '/beta' })(CHAT), tools, toolChoice: 'required', maxOutputTokens: 500 });
+test('tools: not strict', async () => {
+  const tools = { now: tool({ description: 'The time.', inputSchema: z.object({}) }) };
+  const { whole } = await askBothWays({ model: deepseek(CHAT), tools, toolChoice: 'required', maxOutputTokens: 500 });
   equal('finishReason', whole.finishReason, 'tool-calls');
+  equal('input', whole.toolCalls[0].input, {});
 });
 
 test('prefix on /beta', async () => {
   const messages = [...QUESTION, { role: 'assistant', content: 'A sperm whale dives', providerOptions: { deepseek: { prefix: true } } }];
-  const { whole } = await askBothWays({ model: connect({ path: '/beta' })(CHAT), prompt: undefined, messages });
+  const { whole } = await askBothWays({ model: beta(CHAT), prompt: undefined, messages });
   holds('only what is new', !whole.text.startsWith('A sperm'), whole.text);
 });
 
@@ -194,8 +197,8 @@ test('objects: by a schema in the request', async () => {
 
 test('objects: by a call', async () => {
   // What people do where there are no schemas: one tool that has to be called.
-  const answer = tool({ description: 'Answers.', inputSchema: Verdict });
-  const { toolCalls } = await generateText({ ...BASE, model: deepseek(CHAT), tools: { answer }, toolChoice: 'required', maxOutputTokens: 500 });
+  const answer = tool({ description: 'Answers.', inputSchema: Verdict, strict: true });
+  const { toolCalls } = await generateText({ ...BASE, model: beta(CHAT), tools: { answer }, toolChoice: 'required', maxOutputTokens: 500 });
   Verdict.parse(toolCalls[0].input);
 });
 
@@ -226,7 +229,7 @@ table(
     ['key', { model: connect({ server: KEYED_SERVER, apiKey: WRONG_KEY })(CHAT) }, 401, /Authentication Fails/],
     ['model', { model: deepseek('gpt-4o') }, 400, /Model Not Exist/],
     ['temperature', { model: deepseek(CHAT), temperature: 3 }, 400, /Invalid temperature value/],
-    ['a forced call while thinking', { model: deepseek(REASONER), tools: TOOLS, toolChoice: 'required' }, 400, /not support this tool_choice/],
+    ['a forced call while thinking', { model: beta(REASONER), tools: TOOLS, toolChoice: 'required' }, 400, /not support this tool_choice/],
   ],
   async (request, status, message) => {
     request = { ...BASE, ...request };

@@ -14,8 +14,10 @@ BLOCKS = {
 }
 ORDER = list(BLOCKS)
 
+# Calls of strict tools follow their schema; of others, only names and form are certain.
 LAMP_TOOL = {
     "name": "set_lamp",
+    "strict": True,
     "description": "Switches the lamp.",
     "input_schema": {
         "type": "object",
@@ -26,6 +28,7 @@ LAMP_TOOL = {
 }
 TIMER_TOOL = {
     "name": "set_timer",
+    "strict": True,
     "description": "Starts the timer.",
     "input_schema": {
         "type": "object",

@@ -270,7 +270,7 @@ IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png"
         ("role", {"messages": [{"role": "judge", "content": "Hm"}]}, "judge"),
         ("an image", {"messages": [{"role": "user", "content": [IMAGE]}]}, "image"),
         ("a call without its result", {"messages": [*CALL, *QUESTION], "tools": [LAMP_TOOL]}, "tool_result"),
-        ("any while thinking", {"thinking": THINKING, "max_tokens": 1100, "tools": [LAMP_TOOL], "tool_choice": {"type": "any"}}, "tool_choice"),
+        ("any while thinking", {"model": REASONER, "tools": [LAMP_TOOL], "tool_choice": {"type": "any"}}, "tool_choice"),
         ("an unknown tool", {"tools": [LAMP_TOOL], "tool_choice": {"type": "tool", "name": "fly"}}, "fly"),
         ("context", {"messages": [{"role": "user", "content": "deep " * 20000}]}, "maximum context length|too long"),
     ],

@@ -262,7 +262,7 @@ def _():
         ("a result without its call", {"messages": [{"role": "user", "content": [RESULT]}]}, "tool_use"),
         ("temperature", {"temperature": 3}, "temperature"),
         ("a prompt beyond the context", {"messages": [{"role": "user", "content": "deep " * 20000}]}, "maximum context length|too long"),
-        ("a forced call while thinking", {"tool_choice": {"type": "any"}}, "tool_choice"),
+        ("a forced call while thinking", {"model": "deepseek-reasoner", "tool_choice": {"type": "any"}}, "tool_choice"),
     ],
 )
 def _(request, words):

@@ -152,7 +152,7 @@ TOOLS = {"set_lamp": set_lamp, "set_timer": set_timer}
 def _(choice, name):
     # `True` means the one tool that there is.
     tools = [set_lamp] if choice is True else [set_lamp, set_timer]
-    message = ask_both_ways(connect(max_tokens=500).bind_tools(tools, tool_choice=choice), QUESTION)
+    message = ask_both_ways(connect(max_tokens=500).bind_tools(tools, tool_choice=choice, strict=True), QUESTION)
     equal("finish_reason", message.response_metadata["finish_reason"], "tool_calls")
     equal("calls that do not parse", message.invalid_tool_calls, [])
     for call in message.tool_calls:
@@ -166,7 +166,7 @@ def _(choice, name):
 @case("tools: call, result, answer")
 def _():
     model = connect(max_tokens=500)
-    message = model.bind_tools([set_lamp, set_timer], tool_choice="any").invoke(QUESTION)
+    message = model.bind_tools([set_lamp, set_timer], tool_choice="any", strict=True).invoke(QUESTION)
     results = [TOOLS[call["name"]].invoke(call) for call in message.tool_calls]
     note("results", repr(results))
     holds("messages with results", results and all(isinstance(result, ToolMessage) for result in results), repr(results))
@@ -175,7 +175,7 @@ def _():
 
 @case("tools: chunks of calls")
 def _():
-    chunks = list(connect(max_tokens=500).bind_tools([set_lamp], tool_choice="any").stream(QUESTION))
+    chunks = list(connect(max_tokens=500).bind_tools([set_lamp], tool_choice="any", strict=True).stream(QUESTION))
     parts = [part for chunk in chunks for part in chunk.tool_call_chunks]
     note("parts", parts)
     equal("parts with a name, one of each call", len([part for part in parts if part["name"]]), len({part["index"] for part in parts}))
@@ -202,17 +202,20 @@ class Verdict(BaseModel):
 
 @case("structured output: by a call")
 def _():
-    verdict = connect(max_tokens=500).with_structured_output(Verdict).invoke(QUESTION)
-    equal("class", type(verdict), Verdict)
-
-
-@case("structured output: by a call, raw and parsed")
-def _():
     answer = connect(max_tokens=500).with_structured_output(Verdict, include_raw=True).invoke(QUESTION)
+    note("answer", repr(answer))
+    # Without `strict` the call is certain, and what it says is the model's affair.
+    holds("a call", answer["raw"].tool_calls, repr(answer))
+    holds("parsed, or the reason why not", (answer["parsed"] is None) != (answer["parsing_error"] is None), repr(answer))
+
+
+@case("structured output: by a strict call, raw and parsed")
+def _():
+    answer = connect(max_tokens=500).with_structured_output(Verdict, include_raw=True, strict=True).invoke(QUESTION)
     note("answer", repr(answer))
     equal("class", type(answer["parsed"]), Verdict)
     equal("error", answer["parsing_error"], None)
-    streamed = list(connect(max_tokens=500).with_structured_output(Verdict).stream(QUESTION))
+    streamed = list(connect(max_tokens=500).with_structured_output(Verdict, strict=True).stream(QUESTION))
     equal("what the stream parsed to", streamed[-1], answer["parsed"])
 
 

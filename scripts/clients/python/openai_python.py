@@ -18,6 +18,7 @@ from contract import (
     KEY,
     KEYED_SERVER,
     LIMITED_SERVER,
+    LOOSE_SWITCH,
     QUESTION,
     REASONER,
     SERVER,
@@ -32,7 +33,6 @@ from contract import (
     check_running,
     check_same_answer,
     count_prompt_tokens,
-    function_tool,
     gather_chunks,
 )
 
@@ -243,6 +243,7 @@ NAMED = {"type": "function", "function": {"name": "set_lamp"}}
         ("required", {"tools": [WEATHER, SWITCH], "tool_choice": "required"}, None),
         ("named", {"tools": [WEATHER, SWITCH], "tool_choice": NAMED}, "set_lamp"),
         ("required, the only one", {"tools": [WEATHER], "tool_choice": "required"}, "get_weather"),
+        ("required, not strict", {"tools": [LOOSE_SWITCH], "tool_choice": "required"}, "set_lamp_freely"),
         ("auto", {"tools": [WEATHER, SWITCH], "tool_choice": "auto"}, None),
         ("absent", {"tools": [WEATHER, SWITCH]}, None),
         (
@@ -329,8 +330,7 @@ def _():
 
 @case("tools: strict on /beta")
 def _():
-    strict = [function_tool("get_weather", WEATHER["function"]["parameters"], strict=True)]
-    request = {"model": CHAT, "messages": QUESTION, "tools": strict, "tool_choice": "required", "max_tokens": 600}
+    request = {"model": CHAT, "messages": QUESTION, "tools": [WEATHER], "tool_choice": "required", "max_tokens": 600}
     answer = ask_both_ways(request, via=beta)
     equal("finish_reason", answer["choices"][0]["finish_reason"], "tool_calls")
 

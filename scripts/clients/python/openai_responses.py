@@ -149,8 +149,8 @@ def _():
 
 
 TOOLS = [
-    {"type": "function", "name": "get_weather", "parameters": WEATHER_PARAMETERS, "strict": False},
-    {"type": "function", "name": "set_lamp", "parameters": SWITCH_PARAMETERS, "strict": False},
+    {"type": "function", "name": "get_weather", "parameters": WEATHER_PARAMETERS, "strict": True},
+    {"type": "function", "name": "set_lamp", "parameters": SWITCH_PARAMETERS, "strict": True},
 ]
 
 
