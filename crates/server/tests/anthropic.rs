@@ -394,7 +394,7 @@ async fn refusals() {
     let invalid = "invalid_request_error";
     let cases: Vec<(Value, &[&str])> = vec![
         (json!({"max_tokens": null}), &["max_tokens: Field required"]),
-        (json!({"max_tokens": 0}), &["Invalid max_tokens value, the valid range of max_tokens is [1, 2048]"]),
+        (json!({"max_tokens": 0}), &["Invalid max_tokens value, the valid range of max_tokens is [1, 8192]"]),
         (json!({"max_tokens": "many"}), &["max_tokens: invalid type: string \"many\""]),
         (json!({"temperature": 2.5}), &["the valid range of temperature is [0, 2]"]),
         (json!({"top_p": 0}), &["the valid range of top_p is (0, 1.0]"]),
