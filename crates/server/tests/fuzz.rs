@@ -565,6 +565,7 @@ fn seconds() -> u64 {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a long run is asked for its number of bodies")]
 fn no_body_is_the_servers_fault() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let server = server();
