@@ -629,6 +629,19 @@ pageTest("settings and conversations outlive a reload; bad settings are refused"
   await form.waitFor({ state: "hidden" });
 });
 
+pageTest("a page that is left in the middle of an answer keeps what came", {}, async (page) => {
+  fake.chat = (writer) => writer.say("content", "tick ".repeat(500), 10);
+  await send(page, "Tick");
+  await answer(page).getByText("tick tick tick").waitFor();
+  await page.reload();
+  await page.locator("#conversations .open", { hasText: "Tick" }).click();
+  await answer(page).getByText("tick tick tick").waitFor();
+  await answer(page).getByText("The page was left before the answer ended.").waitFor();
+  fake.chat = echo;
+  await page.getByRole("button", { name: "Regenerate" }).click();
+  await answer(page).getByText("You said Tick").waitFor();
+});
+
 pageTest("conversations can be exported and deleted", { context: { acceptDownloads: true } }, async (page) => {
   fake.chat = echo;
   for (const text of ["one", "two"]) {
@@ -843,6 +856,23 @@ pageTest("the live view follows the metrics and says quietly when there are none
   await page.getByText("Not available from this server.").waitFor();
   assert.ok(await page.locator("#load").isHidden());
   assert.equal(await page.locator("#banner").isVisible(), false);
+});
+
+pageTest("a page that nobody sees does not ask for metrics", {}, async (page) => {
+  const become = (state) =>
+    page.evaluate((value) => {
+      Object.defineProperty(document, "visibilityState", { configurable: true, get: () => value });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }, state);
+  await page.locator("#load").waitFor();
+  await become("hidden");
+  await pause(300);
+  const before = fake.numMetricsRequests;
+  await pause(4500);
+  assert.equal(fake.numMetricsRequests, before);
+  await become("visible");
+  await pause(500);
+  assert.ok(fake.numMetricsRequests > before);
 });
 
 pageTest("broken storage is no reason to fail", { before: (page) => page.addInitScript(() => {

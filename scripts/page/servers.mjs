@@ -48,6 +48,7 @@ export class FakeServer {
   health = { status: 200, body: '{"status":"ok"}' };
   models = ["fake-model", "deepseek-chat", "deepseek-reasoner"];
   metrics = METRICS;
+  numMetricsRequests = 0;
   key = null;
   address;
   #server;
@@ -76,6 +77,7 @@ export class FakeServer {
     const isAllowed = this.key === null || request.headers.authorization === `Bearer ${this.key}`;
     const refuse = () => json(401, '{"error":{"message":"Authentication Fails: no API key","code":"invalid_request_error"}}');
     if (request.url === "/health") return json(this.health.status, this.health.body);
+    if (request.url === "/metrics") this.numMetricsRequests++;
     if (request.url === "/metrics") return this.metrics === null ? json(404, "{}") : response.end(this.metrics);
     if (request.url === "/v1/models") {
       return isAllowed ? json(200, JSON.stringify({ data: this.models.map((id) => ({ id, object: "model" })) })) : refuse();

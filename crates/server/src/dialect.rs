@@ -7,6 +7,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use crate::error::ApiError;
+use crate::routes::PREFIXES;
 use crate::sse::write_json;
 use crate::wire::anthropic;
 
@@ -26,11 +27,13 @@ impl Dialect {
     /// By the path. The list of models has the same one in both APIs; there Anthropic's version header tells.
     fn of(request: &Request) -> Self {
         let path = request.uri().path();
-        let is_within =
-            |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        if is_within("/anthropic") || is_within("/v1/messages") {
+        let is_within = |path: &str, root: &str| {
+            path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        let is_of_models = |prefix: &&str| path.strip_prefix(*prefix).is_some_and(|path| is_within(path, "/models"));
+        if is_within(path, "/anthropic") || is_within(path, "/v1/messages") {
             Dialect::Anthropic
-        } else if is_within("/v1/models") {
+        } else if PREFIXES.iter().any(is_of_models) {
             Self::of_headers(request.headers())
         } else {
             Dialect::OpenAi
@@ -88,6 +91,8 @@ mod tests {
             ("/v1/models", false, Dialect::OpenAi),
             ("/v1/models", true, Dialect::Anthropic),
             ("/v1/models/deepseek-chat", true, Dialect::Anthropic),
+            ("/models/deepseek-chat", true, Dialect::Anthropic),
+            ("/v1/modelsets", true, Dialect::OpenAi),
             ("/v1/chat/completions", true, Dialect::OpenAi),
         ];
         for (uri, has_version, dialect) in cases {

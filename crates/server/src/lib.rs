@@ -45,6 +45,7 @@ mod history;
 mod hosted;
 mod models;
 mod observe;
+mod openapi;
 mod page;
 mod rate_limit;
 mod request_id;

@@ -4,11 +4,11 @@ use axum::http::Method;
 use axum::routing::{MethodRouter, get, post};
 
 use crate::state::AppState;
-use crate::{anthropic, balance, chat, completions, models, observe, page, responses, tokenize};
+use crate::{anthropic, balance, chat, completions, models, observe, openapi, page, responses, tokenize};
 
 /// Where the API is: as DeepSeek's documentation has it, as OpenAI's clients expect it, and where the hosted API keeps what it
 /// calls beta. Here they are all the same.
-const PREFIXES: [&str; 4] = ["", "/v1", "/beta", "/beta/v1"];
+pub(crate) const PREFIXES: [&str; 4] = ["", "/v1", "/beta", "/beta/v1"];
 
 /// What answers one method of one path. Where there is a GET there is a HEAD.
 pub(crate) struct Route {
@@ -63,6 +63,7 @@ pub(crate) fn open() -> Vec<Route> {
     vec![
         Route::get("/health", get(observe::health)),
         Route::get("/metrics", get(observe::metrics)),
+        Route::get("/openapi.json", get(openapi::document)),
         Route::get("/", get(page::index)),
         Route::get("/assets/{name}", get(page::asset)),
     ]

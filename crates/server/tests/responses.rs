@@ -176,7 +176,7 @@ async fn refused_responses() {
         ),
         (
             json!({"input": {"a": 1}}),
-            format!("{PREFIX}input: invalid type: map, expected a string or an array of items"),
+            format!("{PREFIX}input.a: invalid type: map, expected a string or an array of items"),
         ),
         (json!({"input": []}), "messages is empty; at least one message is needed".to_owned()),
         (

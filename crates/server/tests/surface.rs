@@ -83,9 +83,7 @@ async fn one_model() {
         let message = answer.at("/error/message");
         assert_eq!(
             message,
-            format!(
-                "There is no model `{model}` here; the names of the one that is served are tiny, deepseek-chat, deepseek-reasoner"
-            )
+            format!("There is no model `{model}`; the names are tiny, deepseek-chat, deepseek-reasoner")
         );
     }
 }

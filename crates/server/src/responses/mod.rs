@@ -6,7 +6,7 @@
 
 mod events;
 mod output;
-mod request;
+pub(crate) mod request;
 #[cfg(test)]
 mod tests;
 

@@ -43,7 +43,7 @@ enum Input {
 
 /// Every kind of item, with the fields of all of them: which must be there is checked when the kind is known.
 #[derive(Debug, serde::Deserialize)]
-struct Item {
+pub(crate) struct Item {
     #[serde(rename = "type")]
     kind: Option<ItemKind>,
     role: Option<Role>,

@@ -11,6 +11,8 @@ import { Painter } from "./text-view.js";
 
 const HEALTH_INTERVAL_MS = 1000;
 const LOAD_INTERVAL_MS = 2000;
+// A page that is still there so long after it was to be left has stayed.
+const LEAVING_MS = 2000;
 // Closer to the end than this, the page follows the answer.
 const FOLLOW_DISTANCE = 80;
 // A screen reader gets this much of an answer at once; the rest is in the transcript.
@@ -40,6 +42,7 @@ let lastView = null;
 const deleted = new Set();
 let isEditing = false;
 let isReady = false;
+let isLeaving = false;
 let isFollowing = true;
 
 // --------------------------------------------------------------------------------------------------------- transcript
@@ -144,7 +147,7 @@ async function requestReply() {
     await stream(body, controller.signal, reply, painter);
   } catch (error) {
     if (controller.signal.aborted) reply.wasStopped = true;
-    else reply.failure = describe(error);
+    else if (!isLeaving) reply.failure = describe(error);
   } finally {
     clearInterval(clock);
     if (active?.controller === controller) active = null;
@@ -330,6 +333,11 @@ function download(conversations, title) {
 
 // What came of an answer is kept even if the page goes away in the middle of it.
 addEventListener("pagehide", () => active !== null && store.save(conversation));
+// Browsers break the page's connections before they hide it; that is no failure of the server.
+addEventListener("beforeunload", () => {
+  isLeaving = true;
+  setTimeout(() => (isLeaving = false), LEAVING_MS);
+});
 
 // ------------------------------------------------------------------------------------------------------------- settings
 

@@ -127,6 +127,8 @@ export class ReplyView {
     const notes = [];
     const note = (kind, ...children) => notes.push(element("div", { class: `note ${kind}` }, ...children));
     if (reply.wasStopped) note("quiet", element("p", { text: "Stopped." }));
+    const hasNoEnd = reply.finish_reason === null && !reply.wasStopped && !reply.failure;
+    if (hasNoEnd) note("quiet", element("p", { text: "The page was left before the answer ended." }));
     if (ENDINGS[reply.finish_reason]) note("quiet", element("p", { text: ENDINGS[reply.finish_reason] }));
     if (reply.defect) {
       note(
