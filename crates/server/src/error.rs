@@ -117,6 +117,16 @@ impl ApiError {
         self
     }
 
+    /// Gives the error a code of its own, which clients act on.
+    pub(crate) fn with_code(mut self, code: &'static str) -> Self {
+        self.code = code;
+        self
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
+    }
+
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         self.status

@@ -194,7 +194,7 @@ async fn how_messages_end() {
     }
 }
 
-/// The extensions that make an answer repeatable and long enough; Anthropic's API has neither.
+/// The extensions that make an answer repeatable, long enough, and not all thought; Anthropic's API has none of them.
 #[tokio::test]
 async fn extensions() {
     let mut model = ScriptedModel::saying("hi");
@@ -210,6 +210,38 @@ async fn extensions() {
     }
     assert_eq!(texts[0], texts[1]);
     assert_ne!(texts[0], texts[2]);
+    let server = thinking_setup("hmmmmm", "yes").start();
+    let thinking = merged(&body(), json!({"thinking": {"type": "enabled"}}));
+    for (fields, thought) in [(json!({}), "hmmmmm"), (json!({"thinking_token_budget": 2}), "hm")] {
+        let answer = server.post(MESSAGES, merged(&thinking, fields.clone())).await;
+        assert_eq!(answer.at("/content/0/thinking"), thought, "{fields}: {}", answer.body);
+    }
+}
+
+/// A client that is told so in this form sends the whole conversation instead.
+#[tokio::test]
+async fn threads_are_refused() {
+    let server = Setup::saying("hi").start();
+    for thread in [json!({"type": "create"}), json!({"type": "continue", "previous_message_id": "msg_1"})] {
+        let answer = server.post(MESSAGES, merged(&body(), json!({"thread": thread}))).await;
+        assert_eq!(answer.status, 400, "{}", answer.body);
+        assert_eq!(answer.at("/error/type"), "invalid_request_error");
+        assert_eq!(answer.at("/error/details"), json!({"error_code": "thread_unsupported_request"}));
+    }
+    assert_eq!(server.post(MESSAGES, merged(&body(), json!({"thread": null}))).await.status, 200);
+}
+
+#[tokio::test]
+async fn strict_tools() {
+    let server = Setup::saying("hi").start();
+    let count = async |strict: Value| {
+        let tool = json!({"name": "f", "input_schema": {"type": "object", "properties": {}}});
+        let fields = json!({"tools": [merged(&tool, strict)]});
+        server.post(COUNT_TOKENS, merged(&body(), fields)).await.at("/input_tokens").as_u64().unwrap()
+    };
+    // It reaches the chat request, which renders a tool with all its members.
+    let with_strict = count(json!({"strict": true})).await;
+    assert_eq!(with_strict, count(json!({})).await + ", \"strict\": true".len() as u64);
 }
 
 /// A server whose model says this; `D` and `T` stand for `｜DSML｜` and `</think>`. Scripts have no newlines, which calls can do

@@ -142,6 +142,19 @@ async fn fields_of_responses() {
 }
 
 #[tokio::test]
+async fn a_budget_ends_the_reasoning() {
+    let server = thinking_server();
+    for (fields, thought) in [(json!({}), "hm"), (json!({"thinking_token_budget": 1}), "h")] {
+        let answer = respond(
+            &server,
+            merged(&hello(), merged(&json!({"reasoning": {"effort": "high"}, "model": "deepseek-reasoner"}), fields)),
+        )
+        .await;
+        assert_eq!(answer.at("/output/0/content/0/text"), thought, "{}", answer.body);
+    }
+}
+
+#[tokio::test]
 async fn refused_responses() {
     let server = Setup::saying("hello").start();
     const PREFIX: &str = "Failed to deserialize the JSON body into the target type: ";

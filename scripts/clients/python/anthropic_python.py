@@ -202,7 +202,7 @@ def _():
 def _():
     seen = []
 
-    @anthropic.beta_tool
+    @anthropic.beta_tool(strict=True)
     def set_lamp(on: bool) -> str:
         """Switches the lamp.
 

@@ -15,7 +15,7 @@ use crate::error::ApiError;
 use crate::history::{self, MissingReasoning};
 use crate::sampling::Excess;
 use crate::state::CHAT_ALIAS;
-use crate::wire::anthropic::{self, Block, Blocks, MessagesFields, ToolChoiceKind};
+use crate::wire::anthropic::{self, Block, Blocks, MessagesFields, THREAD_UNSUPPORTED, ToolChoiceKind};
 use crate::wire::chat::{
     CalledFunction, ChatFields, Content, Message, Role, ThinkingKind, Tool, ToolCall, ToolChoice, ToolKind,
 };
@@ -54,6 +54,14 @@ pub(super) fn convert(fields: MessagesFields, context: &Context) -> Result<Conve
     if fields.messages.is_empty() {
         return Err(ApiError::invalid("messages: at least one message is required"));
     }
+    if fields.thread.is_some() {
+        // Taken as said and not kept, the next message would be answered as if nothing had been said before.
+        return Err(ApiError::invalid(
+            "thread: not supported, because this server stores nothing between requests; send the whole conversation as \
+             `messages`",
+        )
+        .with_code(THREAD_UNSUPPORTED));
+    }
     let mut messages = Vec::new();
     if let Some(system) = fields.system {
         let text = system_text(system);
@@ -86,6 +94,7 @@ pub(super) fn convert(fields: MessagesFields, context: &Context) -> Result<Conve
         tool_choice: fields.tool_choice.map(|choice| tool_choice(choice, &tools)).transpose()?,
         tools: Some(tools),
         max_tokens: fields.max_tokens,
+        thinking_token_budget: fields.thinking_token_budget,
         excess: Excess::Clamp,
         ..ChatFields::default()
     };
@@ -333,7 +342,7 @@ fn complete_reasoning(messages: &mut [Message], missing: MissingReasoning) -> Re
 fn tools(tools: Vec<anthropic::Tool>) -> Result<Vec<Tool>, ApiError> {
     let mut functions = Vec::new();
     for (index, tool) in tools.into_iter().enumerate() {
-        let anthropic::Tool { kind, name, description, input_schema } = tool;
+        let anthropic::Tool { kind, name, description, input_schema, strict } = tool;
         if kind.is_some_and(|kind| kind != "custom") {
             continue;
         }
@@ -354,6 +363,9 @@ fn tools(tools: Vec<anthropic::Tool>) -> Result<Vec<Tool>, ApiError> {
         }
         if let Some(input_schema) = input_schema {
             function.insert("parameters".to_owned(), Value::Object(input_schema));
+        }
+        if let Some(strict) = strict {
+            function.insert("strict".to_owned(), Value::Bool(strict));
         }
         functions.push(Tool { _kind: ToolKind::Function, function });
     }

@@ -22,6 +22,8 @@ pub(crate) struct ResponsesFields {
     reasoning: Option<Reasoning>,
     /// The hosted chat API's switch: this API has none but `reasoning.effort`.
     thinking: Option<Thinking>,
+    /// As in chats.
+    thinking_token_budget: Option<u32>,
     max_output_tokens: Option<i64>,
     text: Option<TextOptions>,
     include: Option<Vec<String>>,
@@ -125,6 +127,7 @@ impl ResponsesFields {
         Ok(ChatFields {
             messages: conversation.finish(),
             thinking: self.thinking,
+            thinking_token_budget: self.thinking_token_budget,
             reasoning_effort: self.reasoning.and_then(|reasoning| reasoning.effort),
             tools: self.tools.map(|tools| tools.into_iter().map(function).collect()),
             tool_choice: self.tool_choice.map(|FlatToolChoice(choice)| choice),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use axum::http::StatusCode;
 use serde::Serialize;
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::chat::{MalformedToolCall, Thinking};
@@ -30,6 +30,10 @@ pub(crate) struct MessagesFields {
     pub(crate) seed: Option<i64>,
     /// As `seed`.
     pub(crate) min_tokens: Option<u32>,
+    /// As `seed`.
+    pub(crate) thinking_token_budget: Option<u32>,
+    /// A conversation that the server keeps.
+    pub(crate) thread: Option<IgnoredAny>,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -147,6 +151,7 @@ pub(crate) struct Tool {
     pub(crate) name: Option<String>,
     pub(crate) description: Option<String>,
     pub(crate) input_schema: Option<Map<String, Value>>,
+    pub(crate) strict: Option<bool>,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -278,6 +283,9 @@ pub(crate) enum BlockDelta<'a> {
     InputJson { partial_json: &'a str },
 }
 
+/// The code of the refusal of a `thread`. Anthropic's clients that meet it send the whole conversation from then on.
+pub(crate) const THREAD_UNSUPPORTED: &str = "thread_unsupported_request";
+
 /// The body of an error, and the data of an `error` event.
 #[derive(Serialize)]
 pub(crate) struct ErrorBody {
@@ -291,6 +299,14 @@ struct ErrorInner {
     #[serde(rename = "type")]
     kind: &'static str,
     message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<ErrorDetails>,
+}
+
+/// What clients act on without a person.
+#[derive(Serialize)]
+struct ErrorDetails {
+    error_code: &'static str,
 }
 
 impl ErrorBody {
@@ -306,6 +322,7 @@ impl ErrorBody {
             status if status.is_client_error() => "invalid_request_error",
             _ => "api_error",
         };
-        ErrorBody { kind: "error", error: ErrorInner { kind, message: error.to_string() } }
+        let details = (error.code() == THREAD_UNSUPPORTED).then_some(ErrorDetails { error_code: THREAD_UNSUPPORTED });
+        ErrorBody { kind: "error", error: ErrorInner { kind, message: error.to_string(), details } }
     }
 }
