@@ -137,13 +137,13 @@ impl Call {
         Call { id: tool_use_id(), name, arguments: String::new() }
     }
 
-    /// The arguments, which are no JSON object if the reply broke off within them.
+    /// The arguments, which are no JSON object if the reply broke off within them, or if a release that writes JSON wrote none.
     pub(super) fn input(&self) -> Result<Map<String, Value>, MalformedToolCall> {
         if self.arguments.is_empty() {
             return Ok(Map::new());
         }
         serde_json::from_str(&self.arguments).map_err(|error| {
-            let message = format!("The input of the call of `{}` is not complete: {error}", self.name);
+            let message = format!("The input of the call of `{}` is no JSON object: {error}", self.name);
             MalformedToolCall::from(Defect { message, text: self.arguments.clone() })
         })
     }
@@ -205,6 +205,9 @@ impl MessageBuilder {
                 },
             });
         }
+        let has_calls = content.iter().any(|block| matches!(block, ReplyBlock::ToolUse { .. }));
+        // Nobody is to wait for calls that are left out.
+        let reason = if reason == EndReason::ToolCalls && !has_calls { EndReason::Stop } else { reason };
         let mut body = Vec::new();
         write_json(&mut body, &Reply { ending: Ending::new(&reason), error, ..self.head.reply(content, usage) });
         body
