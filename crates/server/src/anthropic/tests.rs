@@ -230,6 +230,10 @@ fn messages() {
     // No call can be made of these. Clients that know nothing of `error` see how the message ended.
     let half = || vec![call("g"), arguments("{}"), call("f"), arguments("{\"x\": "), end(EndReason::Length)];
     check(false, half, (json!([tool_use(0, "g", json!({}))]), json!("max_tokens"), Value::Null), Some("{\"x\": "));
+    let no_json = || vec![call("f"), arguments("[1]"), end(EndReason::ToolCalls)];
+    let mut message = whole(false, no_json());
+    assert_eq!((&message["stop_reason"], &message["content"]), (&json!("end_turn"), &json!([])));
+    assert_eq!(message["error"].take()["text"], "[1]");
     let malformed = || {
         let defect = Defect { message: "no name".to_owned(), text: "<invoke>".to_owned() };
         vec![content("so: "), Output::End(End { tail: Vec::new(), reason: EndReason::Stop, defect: Some(defect) })]
