@@ -10,68 +10,15 @@ Blocks marked `python` run in this interpreter's environment, all others in bash
 replaced by the one that the server has got. The last line is `N passed, N failed, N skipped`.
 """
 
-import os
 import re
-import signal
 import subprocess
 import sys
-import threading
-import time
-import urllib.error
-import urllib.request
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from server import ROOT, Server
+
 README_ADDRESS = "127.0.0.1:8000"
 EXAMPLE = re.compile(r"^<!-- example: (?P<kind>server|shows) ?(?P<pattern>.*?) ?-->\n```(?P<language>\w+)\n(?P<code>.*?)^```$", re.M | re.S)
-# The binary has been built; the rest is loading a small model.
-START_TIMEOUT_S = 300
 EXAMPLE_TIMEOUT_S = 300
-
-
-class Server:
-    """The server of the README's first command, on a free port."""
-
-    def __init__(self, code):
-        self.process = subprocess.Popen(
-            ["bash", "-c", f"exec {code.strip()}"],
-            cwd=ROOT,
-            env=os.environ | {"CACHALOT_PORT": "0"},
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.address = None
-        # Reads to the end, so that the server never waits for its output to be read.
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self):
-        for line in self.process.stdout:
-            print(f"server: {line}", end="", flush=True)
-            if match := re.search(r"http://(127\.0\.0\.1:\d+)", line):
-                self.address = match[1]
-
-    def wait(self):
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the server ended with {self.process.returncode}")
-            try:
-                if self.address and urllib.request.urlopen(f"http://{self.address}/health").status == 200:
-                    return
-            except (urllib.error.URLError, ConnectionError):
-                pass
-            time.sleep(0.1)
-        raise RuntimeError(f"the server was not ready within {START_TIMEOUT_S} s")
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            status = self.process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise RuntimeError("the server did not end within 60 s of SIGTERM") from None
-        if status != 0:
-            raise RuntimeError(f"SIGTERM ended the server with {status}")
 
 
 def run(language, code, pattern, address):
@@ -107,7 +54,7 @@ def main():
         kind, code = example["kind"], example["code"]
         print(f"--- {kind} {example['pattern']}\n{code}", flush=True)
         if kind == "server":
-            server = Server(code)
+            server = Server(["bash", "-c", f"exec {code.strip()}"])
             attempt("start of the server", server.wait)
         else:
             address = server.address if server else None

@@ -58,9 +58,7 @@ fn main() {
                 takes.push(begin.elapsed());
             }
         }
-        for times in [&mut masks, &mut takes, &mut compiles] {
-            times.sort_unstable();
-        }
+        [&mut masks, &mut takes, &mut compiles].into_iter().for_each(|times| times.sort_unstable());
         let compile = ms(percentile(&compiles, 50));
         row(name, ids.len(), compile, &masks, &takes);
         all.extend(masks);

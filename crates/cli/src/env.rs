@@ -42,6 +42,10 @@ variables! {
     PORT = "CACHALOT_PORT";
     /// `serve --api-key`.
     API_KEY = "CACHALOT_API_KEY";
+    /// `serve --max-requests-per-minute`.
+    MAX_REQUESTS_PER_MINUTE = "CACHALOT_MAX_REQUESTS_PER_MINUTE";
+    /// `serve --missing-reasoning`.
+    MISSING_REASONING = "CACHALOT_MISSING_REASONING";
     /// `serve --served-model-name`.
     SERVED_MODEL_NAME = "CACHALOT_SERVED_MODEL_NAME";
     /// `serve --allowed-origin`.

@@ -56,7 +56,7 @@ impl Loaded {
                 Some(Event::Token { id, .. }) => parser.push(id).iter().try_for_each(&mut write)?,
                 Some(Event::Finished { reason, .. }) => {
                     let ending = match reason {
-                        FinishReason::Stop { .. } => Ending::Stop,
+                        FinishReason::Stop { .. } | FinishReason::Complete => Ending::Stop,
                         FinishReason::Length => Ending::Length,
                     };
                     parser.finish(ending).iter().try_for_each(&mut write)?;

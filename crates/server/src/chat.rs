@@ -2,7 +2,6 @@
 
 use axum::extract::State;
 use axum::response::Response;
-use cachalot_engine::PositionLogprobs;
 use cachalot_prompt::Delta;
 
 use crate::answer::Answer;
@@ -20,7 +19,7 @@ use crate::wire::chat::{
     AssistantMessage, CallMade, ChatChoice, ChatCompletion, ChatFields, ChatLogprobs, MalformedToolCall,
 };
 use crate::wire::common::CommonFields;
-use crate::wire::logprobs::{LOGPROB_FLOOR, TokenLogprob, TopLogprob};
+use crate::wire::logprobs::TokenLogprob;
 use crate::wire::usage::Usage;
 
 pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> Result<Response, ApiError> {
@@ -38,26 +37,6 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
             let writer = Chunks { chunks, names, thinking, choices };
             Ok(sse::respond(generation, writer, state.config().keep_alive_interval))
         }
-    }
-}
-
-/// A token's entry, for the list of the channel it belongs to.
-fn token_logprob(names: &TokenNames, position: &PositionLogprobs) -> TokenLogprob {
-    let top_logprobs = position
-        .top
-        .iter()
-        .map(|entry| TopLogprob {
-            token: names.name(entry.id),
-            logprob: entry.logprob.max(LOGPROB_FLOOR),
-            bytes: names.bytes(entry.id),
-        })
-        .collect();
-    let own = position.token;
-    TokenLogprob {
-        token: names.name(own.id),
-        logprob: own.logprob.max(LOGPROB_FLOOR),
-        bytes: names.bytes(own.id),
-        top_logprobs,
     }
 }
 
@@ -89,7 +68,7 @@ async fn collect(
             Output::Prompt(_) => continue,
             Output::Token(TokenOutput { deltas, channel, logprobs: position, .. }) => {
                 if let (Some(lists), Some(position)) = (logprobs, position) {
-                    lists.list(channel).push(token_logprob(&names, &position));
+                    lists.list(channel).push(TokenLogprob::new(&names, &position));
                 }
                 deltas
             }
@@ -224,7 +203,7 @@ impl WriteChunks for Chunks {
                 // A token may give several chunks; its log-probability goes with the first.
                 let logprobs = logprobs.map(|position| {
                     let mut lists = ChatLogprobs::default();
-                    lists.list(channel).push(token_logprob(&self.names, &position));
+                    lists.list(channel).push(TokenLogprob::new(&self.names, &position));
                     lists
                 });
                 // One chunk per token, even if its text is still held back: chunks tell the pace. Markup of calls has none.

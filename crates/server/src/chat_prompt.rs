@@ -95,14 +95,17 @@ fn message(index: usize, message: chat::Message) -> Result<Message, ApiError> {
     let is_agent_turn = own_tools.is_some() || response_format.is_some();
     let role = match role {
         chat::Role::Developer if is_agent_turn => Role::Developer,
-        chat::Role::System | chat::Role::Developer => Role::System,
+        chat::Role::System | chat::Role::Developer | chat::Role::LatestReminder => Role::System,
         chat::Role::User => Role::User,
         chat::Role::Assistant => Role::Assistant,
         chat::Role::Tool => Role::Tool,
     };
     if content.is_none() && role != Role::Assistant {
         let param = format!("messages[{index}]");
-        return Err(ApiError::invalid(format!("{param}: missing field `content`")).with_param(param));
+        // The hosted API's reader of JSON says it.
+        let message =
+            format!("Failed to deserialize the JSON body into the target type: {param}: missing field `content`");
+        return Err(ApiError::invalid(message).with_param(param));
     }
     let tool_calls = tool_calls.unwrap_or_default().into_iter().map(|call| ToolCall {
         id: call.id.unwrap_or_default(),

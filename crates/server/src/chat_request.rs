@@ -13,7 +13,8 @@ use crate::constraint::{self, JSON_OBJECT, Wish};
 use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, Generation, Plan};
-use crate::sampling::{self, MAX_LOGPROBS, Streaming};
+use crate::hosted;
+use crate::sampling::{self, Excess, MAX_LOGPROBS, Streaming};
 use crate::state::{AppState, REASONER_ALIAS};
 use crate::token_names::TokenNames;
 use crate::wire::chat::{ChatFields, ToolChoice};
@@ -48,8 +49,9 @@ pub(crate) async fn start(
     let prompt = served.prompt()?.clone();
     let answer = Answer::new(served.check_model(common.model.as_deref())?);
     let limits = served.engine.limits();
-    let valid = sampling::validate(common, &prompt.sampling_defaults(), prompt.eos_token_ids(), limits)?;
+    let mut valid = sampling::validate(common, &prompt.sampling_defaults(), prompt.eos_token_ids(), limits)?;
     let logprobs = num_logprobs(&fields)?;
+    let excess = fields.excess;
     let reasoning_budget = fields.thinking_token_budget.map(|budget| budget as usize);
     let wish = Wish::of_chat(&mut fields)?;
     let requested_max_tokens = fields.max_completion_tokens.or(fields.max_tokens);
@@ -80,8 +82,18 @@ pub(crate) async fn start(
     })
     .await?;
 
+    let names_hosted_model = hosted::is_named(common.model.as_deref());
+    if names_hosted_model && thinking {
+        valid.ignore_sampling(&prompt.sampling_defaults());
+    }
+    let at_most = match excess {
+        Excess::Refuse if names_hosted_model => hosted::max_chat_tokens(prompt.release(), thinking),
+        // Every name is a hosted one there, and what clients ask for is what they need.
+        Excess::Refuse | Excess::Clamp => limits.max_model_len,
+    };
     let default = default_max_tokens(prompt.release(), thinking);
-    let max_tokens = sampling::max_tokens(requested_max_tokens, 1, default, rendered.ids.len(), limits)?;
+    let max_tokens =
+        sampling::max_tokens(requested_max_tokens, excess, 1..=at_most, default, rendered.ids.len(), limits)?;
     let (max_tokens, answer_limit) = if prompt.release() == Release::R1 {
         // R1's hosted API counts the answer alone, and lets the reasoning come on top.
         let room = limits.max_model_len - rendered.ids.len();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::response::Response;
-use cachalot_engine::{Constraint, Limits, PositionLogprobs, SamplingParams};
+use cachalot_engine::{Constraint, PositionLogprobs, SamplingParams};
 use cachalot_prompt::{Answer as Wanted, Delta, Detokenizer, SamplingDefaults, Tokenizer};
 
 use crate::answer::Answer;
@@ -15,7 +15,8 @@ use crate::constraint::{self, Wish};
 use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, End, Generation, Output, Plan, TokenOutput};
-use crate::sampling::{self, MAX_LOGPROBS, Streaming, ValidFields, check_token_id};
+use crate::hosted;
+use crate::sampling::{self, Excess, MAX_LOGPROBS, Streaming, ValidFields, check_token_id};
 use crate::sse::{self, ChunkWriter, WriteChunks, write_json};
 use crate::state::{AppState, Served};
 use crate::token_names::TokenNames;
@@ -27,6 +28,8 @@ use crate::wire::usage::Usage;
 
 /// What OpenAI's API has always generated when it is not told how much.
 const DEFAULT_MAX_TOKENS: u32 = 16;
+/// What fills a gap has an end of its own; this is the most that the hosted API generates.
+const DEFAULT_MIDDLE_TOKENS: u32 = 4 << 10;
 
 pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> Result<Response, ApiError> {
     let served = state.served()?;
@@ -46,9 +49,25 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
         // Without a tokenizer there is no text to watch.
         served.prompt()?;
     }
+    let fills_in = fields.suffix.is_some();
     let prompts = read_prompts(served, fields.prompt, fields.suffix).await?;
     let constraint = compile(served, wish).await?;
-    let plan = Plan { constraint, ..plan(&prompts, &valid, &options, fields.max_tokens, limits)? };
+    let at_most =
+        if hosted::is_named(common.model.as_deref()) { hosted::MAX_COMPLETION_TOKENS } else { limits.max_model_len };
+    // 0 tokens make sense when the prompt itself is what is asked about.
+    let at_least = if options.echo || options.prompt_logprobs.is_some() { 0 } else { 1 };
+    let default = if fills_in { DEFAULT_MIDDLE_TOKENS } else { DEFAULT_MAX_TOKENS };
+    let plan = plan(&prompts, &valid, &options, |num_prompt_tokens| {
+        sampling::max_tokens(
+            fields.max_tokens,
+            Excess::Refuse,
+            at_least..=at_most,
+            Some(default),
+            num_prompt_tokens,
+            limits,
+        )
+    })?;
+    let plan = Plan { constraint, ..plan };
     let new_decoder = || Decoder::completion(served.prompt.as_deref(), &valid.stop);
     let generation = Generation::submit(&served.engine, plan, new_decoder)?;
     let tokenizer = served.prompt.as_ref().map(|prompt| prompt.tokenizer());
@@ -78,9 +97,10 @@ struct Options {
 impl Options {
     fn validate(fields: &CompletionFields) -> Result<Self, ApiError> {
         let echo = fields.echo.unwrap_or(false);
-        if fields.suffix.is_some() && (echo || fields.prompt_logprobs.is_some()) {
+        let scores_prompt = fields.prompt_logprobs.is_some() || (echo && fields.logprobs.is_some());
+        if fields.suffix.is_some() && scores_prompt {
             return Err(ApiError::invalid(
-                "Invalid suffix value, echo and prompt_logprobs are about a prompt that the text continues; \
+                "Invalid suffix value, prompt_logprobs and logprobs with echo are about a prompt that the text continues; \
                  what is filled in stands between prompt and suffix",
             )
             .with_param("suffix"));
@@ -169,17 +189,12 @@ fn plan(
     prompts: &[ReadPrompt],
     valid: &ValidFields,
     options: &Options,
-    max_tokens: Option<i64>,
-    limits: &Limits,
+    max_tokens: impl Fn(usize) -> Result<u32, ApiError>,
 ) -> Result<Plan, ApiError> {
-    // 0 tokens make sense when the prompt itself is what is asked about.
-    let at_least = if options.echo || options.prompt_logprobs.is_some() { 0 } else { 1 };
     let mut planned = Vec::with_capacity(prompts.len());
     for prompt in prompts {
-        let max_tokens =
-            sampling::max_tokens(max_tokens, at_least, Some(DEFAULT_MAX_TOKENS), prompt.ids.len(), limits)?;
         let sampling = SamplingParams {
-            max_tokens,
+            max_tokens: max_tokens(prompt.ids.len())?,
             logprobs: options.logprobs,
             prompt_logprobs: options.engine_prompt_logprobs(),
             ..valid.sampling.clone()

@@ -1,5 +1,6 @@
 //! What the caller decides about the server; nothing here changes after the start.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::history::MissingReasoning;
@@ -9,6 +10,9 @@ use crate::history::MissingReasoning;
 pub struct ServerConfig {
     /// Accepted bearer keys; none means that no key is asked for.
     pub api_keys: Vec<String>,
+    /// How many POST requests each client may start in a minute, all at once or one after the other; none means as many as it
+    /// likes. A client is a key, or without keys an address.
+    pub max_requests_per_minute: Option<NonZeroU32>,
     /// Larger request bodies are answered with 413.
     pub max_body_bytes: usize,
     /// Origins that browsers may call from; none means no CORS headers at all.
@@ -33,10 +37,11 @@ pub enum AllowedOrigins {
 }
 
 impl Default for ServerConfig {
-    /// No keys, 32 MiB, no CORS, a comment every 10 s, 30 s to shut down.
+    /// No keys, no rate limit, 32 MiB, no CORS, a comment every 10 s, 30 s to shut down.
     fn default() -> Self {
         ServerConfig {
             api_keys: Vec::new(),
+            max_requests_per_minute: None,
             max_body_bytes: 32 << 20,
             allowed_origins: AllowedOrigins::None,
             keep_alive_interval: Duration::from_secs(10),

@@ -1,5 +1,5 @@
 //! One error type for every refusal, in the shape that OpenAI and DeepSeek clients read:
-//! `{"error": {"message", "type", "param", "code"}}`.
+//! `{"error": {"message", "type", "param", "code"}}`. For Anthropic's clients `dialect` writes it again in theirs.
 
 use std::time::Duration;
 
@@ -49,6 +49,12 @@ impl ApiError {
         }
     }
 
+    /// 400: the prompt alone leaves no room in the context. Anthropic's words: Claude Code makes room when it reads them.
+    pub(crate) fn prompt_too_long(max_model_len: usize, num_prompt_tokens: usize) -> Self {
+        let message = format!("prompt is too long: {num_prompt_tokens} tokens > {} maximum", max_model_len - 1);
+        ApiError { code: "context_length_exceeded", ..ApiError::invalid(message) }
+    }
+
     /// 401: the key is missing or wrong.
     pub(crate) fn unauthorized(message: impl Into<String>) -> Self {
         ApiError::new(StatusCode::UNAUTHORIZED, "authentication_error", "invalid_request_error", message)
@@ -84,6 +90,14 @@ impl ApiError {
         )
     }
 
+    /// 429: the client starts more requests than it may.
+    pub(crate) fn rate_limited(message: impl Into<String>, retry_after: Duration) -> Self {
+        ApiError {
+            retry_after: Some(retry_after),
+            ..ApiError::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", "rate_limit_exceeded", message)
+        }
+    }
+
     /// 500: a fault of the server, not of the request.
     pub(crate) fn internal(message: impl Into<String>) -> Self {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", message)
@@ -101,6 +115,16 @@ impl ApiError {
     pub(crate) fn with_param(mut self, param: impl Into<String>) -> Self {
         self.param = Some(param.into());
         self
+    }
+
+    /// Gives the error a code of its own, which clients act on.
+    pub(crate) fn with_code(mut self, code: &'static str) -> Self {
+        self.code = code;
+        self
+    }
+
+    pub(crate) fn code(&self) -> &'static str {
+        self.code
     }
 
     /// The HTTP status.
@@ -137,6 +161,7 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -89,6 +89,11 @@ pub enum MissingReasoning {
     Accept,
 }
 
+/// Whether the prompt has the reasoning of the running turn.
+pub(crate) fn keeps_reasoning(release: Release) -> bool {
+    matches!(release, Release::V3_2 | Release::V3_2Speciale)
+}
+
 /// Checks that the model can go on from here: every call is answered, and the last message asks for a reply.
 ///
 /// # Errors
@@ -120,8 +125,7 @@ pub(crate) fn check_completeness(
              (refer to https://api-docs.deepseek.com/guides/chat_prefix_completion).",
         ));
     }
-    let keeps_reasoning = matches!(release, Release::V3_2 | Release::V3_2Speciale);
-    if thinking && keeps_reasoning && missing_reasoning == MissingReasoning::Refuse {
+    if thinking && keeps_reasoning(release) && missing_reasoning == MissingReasoning::Refuse {
         let turn = messages.iter().rposition(|message| matches!(message.role, Role::User | Role::Developer));
         let turn = turn.map_or(0, |index| index + 1);
         let lacks_reasoning = |message: &Message| {
@@ -189,6 +193,28 @@ mod tests {
             (Err(error), Err(words)) => assert!(error.to_string().contains(words), "{error}"),
             (found, expected) => panic!("{found:?}, expected {expected:?}"),
         }
+    }
+
+    #[test]
+    fn r1_wants_alternating_turns() {
+        let said = |role| Message::new(role, "x");
+        let (user, assistant) = (|| said(Role::User), || said(Role::Assistant));
+        let check = |release, messages: &[Message]| {
+            let result = check_completeness(messages, release, true, MissingReasoning::Accept);
+            result.err().map(|error| error.to_string())
+        };
+        assert_eq!(
+            check(Release::R1, &[user(), user()]).as_deref(),
+            Some(
+                "deepseek-reasoner does not support successive user or assistant messages (messages[0] and messages[1] in your \
+                 input). You should interleave the user/assistant messages in the message sequence."
+            )
+        );
+        let found = check(Release::R1, &[user(), assistant(), assistant(), user()]).unwrap();
+        assert!(found.contains("(messages[1] and messages[2] in your input)"), "{found}");
+        assert_eq!(check(Release::R1, &[said(Role::System), said(Role::System), user(), assistant(), user()]), None);
+        // Later releases take them as they come.
+        assert_eq!(check(Release::R1_0528, &[user(), user()]), None);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The HTTP API over the engine: OpenAI's completions and chat completions as DeepSeek's servers speak them.
+//! The HTTP API over the engine: OpenAI's completions and chat completions as DeepSeek's servers speak them, and Anthropic's
+//! messages.
 //!
 //! The nouns are [`AppState`], what all handlers share, and [`Served`], the model behind it. [`router`] makes an
 //! [`axum::Router`] of a state, which tests drive without a socket; [`serve`] puts it on one.
@@ -25,7 +26,9 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod anthropic;
 mod auth;
+mod balance;
 mod blocking;
 mod body;
 mod chat;
@@ -35,11 +38,19 @@ mod completions;
 mod config;
 mod constraint;
 mod decoder;
+mod dialect;
 mod error;
 mod generation;
 mod history;
+mod hosted;
 mod models;
 mod observe;
+mod openapi;
+mod page;
+mod rate_limit;
+mod request_id;
+mod responses;
+mod routes;
 mod sampling;
 mod serve;
 mod sse;

@@ -92,6 +92,16 @@ pub(crate) fn validate(
     Ok(ValidFields { sampling, stop: stop(fields)?, num_choices: n as usize, streaming: streaming(fields)? })
 }
 
+impl ValidFields {
+    /// Puts the checkpoint's advice in place of what the hosted API reads and ignores when the model thinks.
+    pub(crate) fn ignore_sampling(&mut self, defaults: &SamplingDefaults) {
+        self.sampling.temperature = defaults.temperature.unwrap_or(1.0);
+        self.sampling.top_p = defaults.top_p.unwrap_or(1.0);
+        self.sampling.presence_penalty = 0.0;
+        self.sampling.frequency_penalty = 0.0;
+    }
+}
+
 fn in_range(
     param: &str,
     value: Option<f64>,
@@ -166,25 +176,45 @@ pub(crate) fn check_token_id(
     .with_param(param))
 }
 
+/// What to do about a request for more tokens than there is room for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Excess {
+    /// Refuse it, as DeepSeek's and OpenAI's APIs do.
+    #[default]
+    Refuse,
+    /// Give it what there is: clients of Anthropic's API ask for what Anthropic's models can do.
+    Clamp,
+}
+
 /// How many tokens to generate after a prompt.
 ///
-/// `requested` is what the client asked for; without it, `default` as far as the context has room, or all the room.
+/// `requested` is what the client asked for, within `range`; without it, `default` as far as the context has room, or all the
+/// room.
 pub(crate) fn max_tokens(
     requested: Option<i64>,
-    at_least: u32,
+    excess: Excess,
+    range: RangeInclusive<usize>,
     default: Option<u32>,
     num_prompt_tokens: usize,
     limits: &Limits,
 ) -> Result<u32, ApiError> {
     let max_model_len = limits.max_model_len;
+    let room = max_model_len.saturating_sub(num_prompt_tokens);
+    let requested = match excess {
+        Excess::Refuse => requested,
+        Excess::Clamp if room == 0 => return Err(ApiError::prompt_too_long(max_model_len, num_prompt_tokens)),
+        Excess::Clamp => {
+            let most = room.min(*range.end());
+            requested.map(|requested| requested.min(i64::try_from(most).unwrap_or(i64::MAX)))
+        }
+    };
     let requested = match requested {
         None => None,
         Some(requested) => match u32::try_from(requested) {
-            Ok(requested) if requested >= at_least && requested as usize <= max_model_len => Some(requested),
-            _ => return Err(ApiError::range("max_tokens", format_args!("[{at_least}, {max_model_len}]"))),
+            Ok(requested) if range.contains(&(requested as usize)) => Some(requested),
+            _ => return Err(ApiError::range("max_tokens", format_args!("[{}, {}]", range.start(), range.end()))),
         },
     };
-    let room = max_model_len.saturating_sub(num_prompt_tokens);
     // A prompt that fills the context leaves nothing to ask the model for, even if no token is wanted.
     let wanted = requested.map_or(1, |requested| requested.max(1) as usize);
     if wanted > room {

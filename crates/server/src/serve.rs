@@ -2,12 +2,12 @@
 
 use std::future::{Future, IntoFuture};
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderName, Method, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -15,8 +15,10 @@ use tower_http::cors::{Any, CorsLayer};
 
 use crate::config::AllowedOrigins;
 use crate::error::ApiError;
+use crate::request_id::{X_DS_TRACE_ID, X_REQUEST_ID};
+use crate::routes::Route;
 use crate::state::AppState;
-use crate::{auth, chat, completions, models, observe, tokenize};
+use crate::{auth, dialect, observe, rate_limit, request_id, routes};
 
 /// After the engine has ended, how long readers get to fetch what was written for them.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,36 +27,36 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(5);
 const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// All routes over `state`.
-///
-/// `/health` and `/metrics` ask for no key: probes and scrapers have none.
 pub fn router(state: AppState) -> Router {
-    let api = Router::new()
-        .route("/v1/chat/completions", post(chat::complete))
-        .route("/chat/completions", post(chat::complete))
-        .route("/v1/completions", post(completions::complete))
-        .route("/completions", post(completions::complete))
-        .route("/v1/models", get(models::list))
-        .route("/models", get(models::list))
-        .route("/tokenize", post(tokenize::tokenize))
-        .route("/detokenize", post(tokenize::detokenize))
+    let with = |router: Router<AppState>, route: Route| router.route(&route.path, route.handler);
+    // Who may not ask is told so before it is counted.
+    let api = routes::api()
+        .into_iter()
+        .fold(Router::new(), with)
+        .route_layer(from_fn_with_state(state.clone(), rate_limit::limit))
         .route_layer(from_fn_with_state(state.clone(), auth::require_key));
-    let router = Router::new()
-        .merge(api)
-        .route("/health", get(observe::health))
-        .route("/metrics", get(observe::metrics))
+    let router = routes::open()
+        .into_iter()
+        .fold(api, with)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn(dialect::translate))
         .layer(from_fn(observe::count_responses));
     match cors(&state.config().allowed_origins) {
         Some(cors) => router.layer(cors),
         None => router,
     }
+    .layer(from_fn(request_id::identify))
     .with_state(state)
 }
 
 fn cors(origins: &AllowedOrigins) -> Option<CorsLayer> {
     let headers: [HeaderName; 2] = [header::AUTHORIZATION, header::CONTENT_TYPE];
-    let layer = CorsLayer::new().allow_methods([Method::GET, Method::POST]).allow_headers(headers);
+    let layer = CorsLayer::new().allow_methods([Method::GET, Method::POST]).allow_headers(headers).expose_headers([
+        X_REQUEST_ID,
+        X_DS_TRACE_ID,
+        header::RETRY_AFTER,
+    ]);
     match origins {
         AllowedOrigins::None => None,
         AllowedOrigins::Any => Some(layer.allow_origin(Any)),
@@ -100,7 +102,8 @@ pub async fn serve(
         }
     });
     let (stop, stopped) = oneshot::channel::<()>();
-    let server = axum::serve(listener, router(state.clone()))
+    let router = router(state.clone()).into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, router)
         .with_graceful_shutdown(async {
             // A dropped sender means that `serve` itself is gone.
             let _ = stopped.await;

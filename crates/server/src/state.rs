@@ -12,6 +12,7 @@ use crate::auth::ApiKeys;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::models::unix_seconds;
+use crate::rate_limit::RateLimit;
 
 /// The aliases of the hosted API; each also chooses whether the model thinks by default.
 pub(crate) const CHAT_ALIAS: &str = "deepseek-chat";
@@ -27,6 +28,7 @@ pub struct AppState(Arc<Shared>);
 struct Shared {
     config: ServerConfig,
     api_keys: ApiKeys,
+    rate_limit: Option<RateLimit>,
     metrics: PrometheusHandle,
     served: OnceLock<Served>,
     stopping: AtomicBool,
@@ -50,9 +52,11 @@ impl AppState {
     /// The state of a server whose model is still being loaded. `metrics` comes from [`install_metrics`](crate::install_metrics).
     pub fn loading(config: ServerConfig, metrics: PrometheusHandle) -> Self {
         let api_keys = ApiKeys::new(&config.api_keys);
+        let rate_limit = config.max_requests_per_minute.map(RateLimit::new);
         AppState(Arc::new(Shared {
             config,
             api_keys,
+            rate_limit,
             metrics,
             served: OnceLock::new(),
             stopping: AtomicBool::new(false),
@@ -74,6 +78,10 @@ impl AppState {
 
     pub(crate) fn api_keys(&self) -> &ApiKeys {
         &self.0.api_keys
+    }
+
+    pub(crate) fn rate_limit(&self) -> Option<&RateLimit> {
+        self.0.rate_limit.as_ref()
     }
 
     pub(crate) fn metrics(&self) -> &PrometheusHandle {
@@ -145,11 +153,23 @@ impl Served {
             None => Ok(&self.model_name),
             Some(model) if names.contains(&model) => Ok(model),
             Some(model) => Err(ApiError::invalid(format!(
-                "Model Not Exist: the supported API model names are {}, but you passed {model}",
+                "Model Not Exist. The supported API model names are {}, but you passed {model}.",
                 names.join(", ")
             ))
             .with_param("model")),
         }
+    }
+
+    /// The model name that is `id`.
+    ///
+    /// # Errors
+    /// 404 that lists the names.
+    pub(crate) fn find_model(&self, id: &str) -> Result<&str, ApiError> {
+        let names = self.model_names();
+        names.into_iter().find(|name| *name == id).ok_or_else(|| {
+            ApiError::not_found(format!("There is no model `{id}`; the names are {}", names.join(", ")))
+                .with_param("model")
+        })
     }
 
     /// The names that `model` may have, the model's own first.

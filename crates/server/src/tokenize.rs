@@ -13,16 +13,23 @@ use crate::sampling::check_token_id;
 use crate::state::AppState;
 use crate::wire::chat::ChatFields;
 
+/// What `/tokenize` reads before it knows which of the two it has.
+#[derive(Deserialize)]
+pub(crate) struct TokenizeRequest {
+    model: Option<String>,
+    prompt: Option<String>,
+    /// Only whether it is there; the rest of the body is then read as a chat request.
+    messages: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct DetokenizeRequest {
+    tokens: Vec<u32>,
+}
+
 /// Exactly the ids that `/v1/completions` (for `prompt`) or `/v1/chat/completions` (for `messages` and all that goes with them)
 /// would hand to the model.
 pub(crate) async fn tokenize(State(state): State<AppState>, body: JsonBytes) -> Result<Response, ApiError> {
-    #[derive(Deserialize)]
-    struct Request {
-        model: Option<String>,
-        prompt: Option<String>,
-        // Only whether it is there; the rest of the body is then read as a chat request.
-        messages: Option<serde::de::IgnoredAny>,
-    }
     #[derive(Serialize)]
     struct Answer {
         tokens: Vec<u32>,
@@ -31,7 +38,7 @@ pub(crate) async fn tokenize(State(state): State<AppState>, body: JsonBytes) -> 
         prompt: String,
     }
     let served = state.served()?;
-    let request: Request = body.parse()?;
+    let request: TokenizeRequest = body.parse()?;
     let prompt = served.prompt()?.clone();
     served.check_model(request.model.as_deref())?;
     let (tokens, text) = match (request.prompt, request.messages) {
@@ -54,16 +61,12 @@ pub(crate) async fn tokenize(State(state): State<AppState>, body: JsonBytes) -> 
 
 /// The text of token ids, control tokens included.
 pub(crate) async fn detokenize(State(state): State<AppState>, body: JsonBytes) -> Result<Response, ApiError> {
-    #[derive(Deserialize)]
-    struct Request {
-        tokens: Vec<u32>,
-    }
     #[derive(Serialize)]
     struct Answer {
         prompt: String,
     }
     let served = state.served()?;
-    let request: Request = body.parse()?;
+    let request: DetokenizeRequest = body.parse()?;
     let prompt = served.prompt()?;
     for (i, &id) in request.tokens.iter().enumerate() {
         check_token_id("tokens", || format!("tokens[{i}]"), id, served.engine.limits())?;

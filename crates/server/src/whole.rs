@@ -17,15 +17,24 @@ use bytes::Bytes;
 use futures::Stream;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use crate::dialect::Dialect;
 use crate::error::ApiError;
-use crate::sse::write_json;
 use crate::state::AppState;
 
-/// Answers with the JSON that `answer` computes.
+/// Answers with the JSON that `answer` computes, in OpenAI's API.
 ///
 /// # Errors
 /// Those of `answer`, if it fails before the first blank line.
 pub(crate) async fn respond(
+    state: &AppState,
+    answer: impl Future<Output = Result<Vec<u8>, ApiError>> + Send + 'static,
+) -> Result<Response, ApiError> {
+    respond_in(Dialect::OpenAi, state, answer).await
+}
+
+/// [`respond`] in any API.
+pub(crate) async fn respond_in(
+    dialect: Dialect,
     state: &AppState,
     answer: impl Future<Output = Result<Vec<u8>, ApiError>> + Send + 'static,
 ) -> Result<Response, ApiError> {
@@ -35,6 +44,7 @@ pub(crate) async fn respond(
         Ok(body) => Body::from(body.map_err(|error| state.explain_failure(error))?),
         Err(_) => Body::from_stream(Waiting {
             answer: Some(answer),
+            dialect,
             state: state.clone(),
             blanks: blanks(keep_alive_interval),
         }),
@@ -49,6 +59,8 @@ type Pending = dyn Future<Output = Result<Vec<u8>, ApiError>> + Send;
 struct Waiting {
     /// `None` once it has been sent. Dropping it, as hyper does when the client is gone, cancels the request.
     answer: Option<Pin<Box<Pending>>>,
+    /// Of an error that comes late.
+    dialect: Dialect,
     state: AppState,
     blanks: Interval,
 }
@@ -70,7 +82,7 @@ impl Stream for Waiting {
             this.answer = None;
             let body = result.unwrap_or_else(|error| {
                 let mut body = Vec::new();
-                write_json(&mut body, &this.state.explain_failure(error).body());
+                this.dialect.write_error(&this.state.explain_failure(error), &mut body);
                 body
             });
             return Poll::Ready(Some(Ok(Bytes::from(body))));

@@ -519,7 +519,7 @@ async fn models() {
         let ids: Vec<Value> = answer.at("/data").as_array().unwrap().iter().map(|model| model["id"].clone()).collect();
         assert_eq!(ids, ["tiny", "deepseek-chat", "deepseek-reasoner"]);
         assert_eq!(answer.at("/data/0/object"), "model");
-        assert_eq!(answer.at("/data/0/owned_by"), "cachalot");
+        assert_eq!(answer.at("/data/0/owned_by"), "deepseek");
         assert_eq!(answer.at("/data/0/max_model_len"), 2048);
     }
 }

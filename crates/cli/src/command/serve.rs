@@ -4,13 +4,13 @@
 //! there. A first SIGINT or SIGTERM ends it in order; a second one ends it at once.
 
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use cachalot_server::{AllowedOrigins, AppState, Served, ServerConfig, install_metrics};
-use clap::Args;
+use cachalot_server::{AllowedOrigins, AppState, MissingReasoning, Served, ServerConfig, install_metrics};
 use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -50,6 +50,14 @@ pub(crate) struct ServeArgs {
         help_heading = "Server"
     )]
     api_key: Vec<String>,
+    /// The most requests that each key, or without keys each address, may start in a minute; further ones are answered with 429
+    /// [default: no limit]
+    #[arg(long, env = env::MAX_REQUESTS_PER_MINUTE, value_name = "N", help_heading = "Server")]
+    max_requests_per_minute: Option<NonZeroU32>,
+    /// What to do about assistant messages of a running tool turn that come back without their reasoning_content: refuse, as
+    /// the hosted API does, or accept, for clients that forget it
+    #[arg(long, env = env::MISSING_REASONING, value_name = "POLICY", default_value = "refuse", help_heading = "Server")]
+    missing_reasoning: MissingReasoningPolicy,
     /// Name of the model in requests and answers [default: the name of its folder or its hub id]
     #[arg(long, env = env::SERVED_MODEL_NAME, value_name = "NAME", help_heading = "Server")]
     served_model_name: Option<String>,
@@ -68,6 +76,24 @@ pub(crate) struct ServeArgs {
     /// Seconds that running requests get to finish on shutdown
     #[arg(long, env = env::SHUTDOWN_TIMEOUT, value_name = "SECONDS", default_value = "30", help_heading = "Server")]
     shutdown_timeout: u64,
+}
+
+/// The values of `--missing-reasoning`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MissingReasoningPolicy {
+    /// Answer with 400.
+    Refuse,
+    /// Go on as if the reasoning had been empty.
+    Accept,
+}
+
+impl From<MissingReasoningPolicy> for MissingReasoning {
+    fn from(policy: MissingReasoningPolicy) -> Self {
+        match policy {
+            MissingReasoningPolicy::Refuse => MissingReasoning::Refuse,
+            MissingReasoningPolicy::Accept => MissingReasoning::Accept,
+        }
+    }
 }
 
 /// Runs the command until it is told to stop.
@@ -176,6 +202,8 @@ fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
     };
     Ok(ServerConfig {
         api_keys: args.api_key.clone(),
+        max_requests_per_minute: args.max_requests_per_minute,
+        missing_reasoning: args.missing_reasoning.into(),
         max_body_bytes: usize::try_from(args.max_body_bytes.0)?,
         allowed_origins,
         shutdown_timeout: Duration::from_secs(args.shutdown_timeout),

@@ -47,7 +47,7 @@ pub(super) enum Opened<'a> {
     /// Not enough of it.
     Undecided,
     /// Calls, and what follows the tag.
-    Calls(Dsml, &'a str),
+    Calls(Box<Dsml>, &'a str),
     /// No call.
     Nothing,
 }
@@ -130,7 +130,7 @@ impl Tag {
 
     /// The tag of a parameter that does not say whether it is a string, from a text that holds its value as well.
     fn parameter_without_kind(text: &str) -> Option<(Self, usize)> {
-        let rest = text.strip_prefix("parameter")?;
+        let rest = text.strip_prefix("parameter")?.strip_prefix(char::is_whitespace)?;
         let key_at = text.len() - rest.trim_start().strip_prefix("name=\"")?.len();
         let end = text[key_at..].find("\">")?;
         let key = text[key_at..key_at + end].to_owned();
@@ -272,7 +272,7 @@ impl Dsml {
             Scan::Found(Tag::Parameter { .. }, _) | Scan::Nothing => Opened::Nothing,
             Scan::Found(tag, length) => {
                 calls.open(tag, findings);
-                Opened::Calls(calls, &text[length..])
+                Opened::Calls(Box::new(calls), &text[length..])
             }
         }
     }

@@ -11,6 +11,7 @@ use super::guided::StructuredOutputs;
 use super::logprobs::TokenLogprob;
 use super::number;
 use super::usage::Usage;
+use crate::sampling::Excess;
 
 /// What a chat request has beside [`CommonFields`](super::common::CommonFields). Also what `/tokenize` takes.
 #[derive(Debug, Default, serde::Deserialize)]
@@ -35,6 +36,9 @@ pub(crate) struct ChatFields {
     pub(crate) user_id: Option<String>,
     pub(crate) max_tokens: Option<i64>,
     pub(crate) max_completion_tokens: Option<i64>,
+    /// A matter of the API, not of the request.
+    #[serde(skip)]
+    pub(crate) excess: Excess,
     pub(crate) logprobs: Option<bool>,
     pub(crate) top_logprobs: Option<u8>,
 }
@@ -56,8 +60,7 @@ pub(crate) struct Message {
     pub(crate) response_format: Option<Value>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     System,
     User,
@@ -66,6 +69,37 @@ pub(crate) enum Role {
     /// What newer OpenAI clients call the system role; with `tools` or `response_format` of its own, the user turn of
     /// V3.2's search agent.
     Developer,
+    /// A role of the hosted service's own, which it names in its errors. No published encoding has it.
+    LatestReminder,
+}
+
+impl<'de> Deserialize<'de> for Role {
+    /// Errors list the roles that the hosted API lists. It refuses `developer`, which is taken here all the same.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const LISTED: &[&str] = &["system", "user", "assistant", "tool", "latest_reminder"];
+
+        struct RoleVisitor;
+        impl Visitor<'_> for RoleVisitor {
+            type Value = Role;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a role")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Role, E> {
+                Ok(match name {
+                    "system" => Role::System,
+                    "user" => Role::User,
+                    "assistant" => Role::Assistant,
+                    "tool" => Role::Tool,
+                    "developer" => Role::Developer,
+                    "latest_reminder" => Role::LatestReminder,
+                    _ => return Err(E::unknown_variant(name, LISTED)),
+                })
+            }
+        }
+        deserializer.deserialize_str(RoleVisitor)
+    }
 }
 
 /// `content`: a string, or an array of text parts, which are joined with nothing between them.

@@ -1,13 +1,16 @@
 //! Log-probabilities in the two forms of the OpenAI API.
 
+use cachalot_engine::PositionLogprobs;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
+
+use crate::token_names::TokenNames;
 
 /// The least log-probability that is sent: JSON has no minus infinity, and the hosted API uses this number for "none".
 pub(crate) const LOGPROB_FLOOR: f32 = -9999.0;
 
 /// One token of a chat answer.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct TokenLogprob {
     /// The token's text; bytes that are not UTF-8 on their own become replacement characters.
     pub(crate) token: String,
@@ -17,11 +20,28 @@ pub(crate) struct TokenLogprob {
     pub(crate) top_logprobs: Vec<TopLogprob>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct TopLogprob {
     pub(crate) token: String,
     pub(crate) logprob: f32,
     pub(crate) bytes: Vec<u8>,
+}
+
+impl TokenLogprob {
+    pub(crate) fn new(names: &TokenNames, position: &PositionLogprobs) -> Self {
+        let top = position.top.iter().map(|entry| TopLogprob {
+            token: names.name(entry.id),
+            logprob: entry.logprob.max(LOGPROB_FLOOR),
+            bytes: names.bytes(entry.id),
+        });
+        let own = position.token;
+        TokenLogprob {
+            token: names.name(own.id),
+            logprob: own.logprob.max(LOGPROB_FLOOR),
+            bytes: names.bytes(own.id),
+            top_logprobs: top.collect(),
+        }
+    }
 }
 
 /// `logprobs` of a text completion: four lists with one entry per token.

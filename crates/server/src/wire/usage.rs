@@ -6,13 +6,13 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Usage {
     /// Each prompt once, however many choices it has; hit plus miss.
-    prompt_tokens: usize,
+    pub(crate) prompt_tokens: usize,
     /// Every generated token but the one that ended generation, closing markup included.
-    completion_tokens: usize,
-    total_tokens: usize,
+    pub(crate) completion_tokens: usize,
+    pub(crate) total_tokens: usize,
     prompt_tokens_details: PromptTokensDetails,
-    prompt_cache_hit_tokens: usize,
-    prompt_cache_miss_tokens: usize,
+    pub(crate) prompt_cache_hit_tokens: usize,
+    pub(crate) prompt_cache_miss_tokens: usize,
     /// Only when the request was one for thinking.
     #[serde(skip_serializing_if = "Option::is_none")]
     completion_tokens_details: Option<CompletionTokensDetails>,
@@ -29,6 +29,11 @@ struct CompletionTokensDetails {
 }
 
 impl Usage {
+    /// Tokens of reasoning, 0 where none was asked for.
+    pub(crate) fn reasoning_tokens(&self) -> usize {
+        self.completion_tokens_details.map_or(0, |details| details.reasoning_tokens)
+    }
+
     /// `reasoning_tokens` is given for requests with thinking, even when it is 0.
     pub(crate) fn new(
         prompt_tokens: usize,

@@ -28,6 +28,9 @@ pub(crate) const ASSISTANT: u32 = 262;
 pub(crate) const THINK: u32 = 263;
 pub(crate) const END_THINK: u32 = 264;
 pub(crate) const DSML: u32 = 265;
+pub(crate) const FIM_BEGIN: u32 = 266;
+pub(crate) const FIM_HOLE: u32 = 267;
+pub(crate) const FIM_END: u32 = 268;
 const CONTROL: [(u32, &str); 7] = [
     (BOS, "<｜begin▁of▁sentence｜>"),
     (EOS, "<｜end▁of▁sentence｜>"),
@@ -50,8 +53,17 @@ fn byte_character(byte: u8) -> char {
     char::from_u32(256 + rank).unwrap()
 }
 
+/// The tokens around a gap, which not every checkpoint has.
+pub(crate) const FILL_IN_THE_MIDDLE: [(u32, &str); 3] =
+    [(FIM_BEGIN, "<｜fim▁begin｜>"), (FIM_HOLE, "<｜fim▁hole｜>"), (FIM_END, "<｜fim▁end｜>")];
+
 /// The files of a V3.2 checkpoint whose tokens are bytes, three merges and the control tokens.
 pub(crate) fn prompt_files() -> PromptFiles {
+    prompt_files_with(&[])
+}
+
+/// [`prompt_files`] with more control tokens.
+pub(crate) fn prompt_files_with(control: &[(u32, &str)]) -> PromptFiles {
     let mut vocab = serde_json::Map::new();
     for byte in 0..=255u8 {
         vocab.insert(byte_character(byte).to_string(), json!(byte));
@@ -59,10 +71,11 @@ pub(crate) fn prompt_files() -> PromptFiles {
     for (text, id) in [("he", HE), ("ll", LL), ("hell", HELL)] {
         vocab.insert(text.to_owned(), json!(id));
     }
-    let added = CONTROL.map(|(id, content)| {
+    let added = CONTROL.iter().chain(control).map(|(id, content)| {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
                "normalized": false, "special": true})
     });
+    let added: Vec<Value> = added.collect();
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     let tokenizer = json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
@@ -85,7 +98,8 @@ pub(crate) fn prompt_files() -> PromptFiles {
 /// Answers with `script`, whatever it is asked, then with the end of sequence.
 ///
 /// It keeps the tokens of each sequence in its cache, as a real model keeps keys, and finds the beginning of its answer there:
-/// after the think tag behind the last `<｜Assistant｜>`, or after the last newline. Scripts have neither.
+/// after the tag behind the last `<｜Assistant｜>`, after the last `<think>`, or in a prompt that has neither, after the last
+/// newline. Scripts have no such tokens, and those of plain completions no newlines.
 #[derive(Clone)]
 pub(crate) struct ScriptedModel {
     pub(crate) script: Vec<u32>,
@@ -153,11 +167,12 @@ impl LanguageModel for ScriptedModel {
             let blocks = &batch.block_table[seq * batch.max_blocks..(seq + 1) * batch.max_blocks];
             let position = batch.positions[row as usize] as usize;
             let token = |at: usize| self.cache[blocks[at / BLOCK_SIZE] as usize * BLOCK_SIZE + at % BLOCK_SIZE];
-            let start = (0..=position).rev().find_map(|at| match token(at) {
+            let in_chat = (0..=position).rev().find_map(|at| match token(at) {
                 ASSISTANT => Some(at + 2),
-                NEWLINE => Some(at + 1),
+                THINK => Some(at + 1),
                 _ => None,
             });
+            let start = in_chat.or_else(|| (0..=position).rev().find(|&at| token(at) == NEWLINE).map(|at| at + 1));
             let said = (position + 1).saturating_sub(start.unwrap_or(1));
             let said = if self.endless { said % self.script.len() } else { said };
             let next = self.script.get(said).copied().unwrap_or(EOS);
