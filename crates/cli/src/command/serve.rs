@@ -138,6 +138,14 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
         loaded = loaded => {
             let loaded = loaded.map_err(|_| anyhow!("loading the model ended in a panic"))??;
             let banner = loaded.describe();
+            if let Some(prompt) = loaded.prompt.clone() {
+                // Requests can come meanwhile; those with a grammar wait for it.
+                std::thread::Builder::new().name("grammars".into()).spawn(move || {
+                    if let Err(error) = prompt.prepare_grammars() {
+                        tracing::warn!("there can be no grammars: {error}");
+                    }
+                })?;
+            }
             state.publish(Served {
                 model_name,
                 engine: loaded.engine,

@@ -111,6 +111,14 @@ pub enum Part {
 }
 
 impl Prompt {
+    /// Builds what all grammars share, so that the first request with one does not wait for it: seconds for a large vocabulary.
+    ///
+    /// # Errors
+    /// For a vocabulary of which no grammar can be made.
+    pub fn prepare_grammars(&self) -> Result<()> {
+        self.vocabulary().map(drop)
+    }
+
     /// Compiles what a chat reply must be like; `None` if nothing is restricted. `reasoning_open` and `thinking` are those of
     /// [`Rendered`](crate::Rendered). Slow: not for a thread that others wait for.
     ///
