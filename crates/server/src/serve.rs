@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderName, Method, Uri, header};
+use axum::http::{Method, Uri, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tower_http::cors::{Any, CorsLayer};
+use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use crate::config::AllowedOrigins;
 use crate::error::ApiError;
@@ -51,12 +51,11 @@ pub fn router(state: AppState) -> Router {
 }
 
 fn cors(origins: &AllowedOrigins) -> Option<CorsLayer> {
-    let headers: [HeaderName; 2] = [header::AUTHORIZATION, header::CONTENT_TYPE];
-    let layer = CorsLayer::new().allow_methods([Method::GET, Method::POST]).allow_headers(headers).expose_headers([
-        X_REQUEST_ID,
-        X_DS_TRACE_ID,
-        header::RETRY_AFTER,
-    ]);
+    // Clients send headers of their own making, which say what they are and change nothing here.
+    let layer = CorsLayer::new()
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([X_REQUEST_ID, X_DS_TRACE_ID, header::RETRY_AFTER]);
     match origins {
         AllowedOrigins::None => None,
         AllowedOrigins::Any => Some(layer.allow_origin(Any)),

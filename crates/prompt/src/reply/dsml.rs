@@ -79,31 +79,38 @@ enum Scan<T> {
     Nothing,
 }
 
+/// Reads what follows the name of a tag.
+type ScanRest<T> = fn(&str) -> Scan<T>;
+
+/// Reads the name of a tag, and the rest of it by the function of that name.
+fn scan<T>(text: &str, tags: &[(&str, ScanRest<T>)]) -> Scan<T> {
+    for (name, attributes) in tags {
+        if let Some(rest) = text.strip_prefix(name) {
+            return match attributes(rest) {
+                Scan::Undecided if text.len() <= MAX_TAG_BYTES => Scan::Undecided,
+                Scan::Found(tag, length) if name.len() + length <= MAX_TAG_BYTES => {
+                    Scan::Found(tag, name.len() + length)
+                }
+                _ => Scan::Nothing,
+            };
+        }
+        if name.starts_with(text) {
+            return Scan::Undecided;
+        }
+    }
+    Scan::Nothing
+}
+
 impl Tag {
     fn scan(text: &str) -> Scan<Self> {
-        for (name, attributes) in [
-            ("function_calls", Self::no_attributes as fn(&str) -> _),
-            ("invoke", Self::invoke),
-            ("parameter", Self::parameter),
-        ] {
-            if let Some(rest) = text.strip_prefix(name) {
-                return match attributes(rest) {
-                    Scan::Undecided if text.len() <= MAX_TAG_BYTES => Scan::Undecided,
-                    Scan::Found(tag, length) if name.len() + length <= MAX_TAG_BYTES => {
-                        Scan::Found(tag, name.len() + length)
-                    }
-                    _ => Scan::Nothing,
-                };
-            }
-            if name.starts_with(text) {
-                return Scan::Undecided;
-            }
-        }
-        Scan::Nothing
-    }
-
-    fn no_attributes(rest: &str) -> Scan<Self> {
-        end_of_tag(rest, Self::FunctionCalls)
+        scan(
+            text,
+            &[
+                ("function_calls", |rest| end_of_tag(rest, Self::FunctionCalls)),
+                ("invoke", Self::invoke),
+                ("parameter", Self::parameter),
+            ],
+        )
     }
 
     fn invoke(rest: &str) -> Scan<Self> {
@@ -165,23 +172,14 @@ fn end_of_tag<T>(rest: &str, tag: T) -> Scan<T> {
 
 impl ClosingTag {
     fn scan(text: &str) -> Scan<Self> {
-        for (name, tag) in
-            [("function_calls", Self::FunctionCalls), ("invoke", Self::Invoke), ("parameter", Self::Parameter)]
-        {
-            if let Some(rest) = text.strip_prefix(name) {
-                return match end_of_tag(rest, tag) {
-                    Scan::Undecided if text.len() <= MAX_TAG_BYTES => Scan::Undecided,
-                    Scan::Found(tag, length) if name.len() + length <= MAX_TAG_BYTES => {
-                        Scan::Found(tag, name.len() + length)
-                    }
-                    _ => Scan::Nothing,
-                };
-            }
-            if name.starts_with(text) {
-                return Scan::Undecided;
-            }
-        }
-        Scan::Nothing
+        scan(
+            text,
+            &[
+                ("function_calls", |rest| end_of_tag(rest, Self::FunctionCalls)),
+                ("invoke", |rest| end_of_tag(rest, Self::Invoke)),
+                ("parameter", |rest| end_of_tag(rest, Self::Parameter)),
+            ],
+        )
     }
 }
 
