@@ -14,7 +14,7 @@ use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, Generation, Plan};
 use crate::hosted;
-use crate::sampling::{self, MAX_LOGPROBS, Streaming};
+use crate::sampling::{self, Excess, MAX_LOGPROBS, Streaming};
 use crate::state::{AppState, REASONER_ALIAS};
 use crate::token_names::TokenNames;
 use crate::wire::chat::{ChatFields, ToolChoice};
@@ -86,8 +86,11 @@ pub(crate) async fn start(
     if names_hosted_model && thinking {
         valid.ignore_sampling(&prompt.sampling_defaults());
     }
-    let at_most =
-        if names_hosted_model { hosted::max_chat_tokens(prompt.release(), thinking) } else { limits.max_model_len };
+    let at_most = match excess {
+        Excess::Refuse if names_hosted_model => hosted::max_chat_tokens(prompt.release(), thinking),
+        // Every name is a hosted one there, and what clients ask for is what they need.
+        Excess::Refuse | Excess::Clamp => limits.max_model_len,
+    };
     let default = default_max_tokens(prompt.release(), thinking);
     let max_tokens =
         sampling::max_tokens(requested_max_tokens, excess, 1..=at_most, default, rendered.ids.len(), limits)?;

@@ -27,7 +27,7 @@ impl Decoder {
 
     /// For a completion: everything is content.
     pub(crate) fn completion(prompt: Option<&Prompt>, stop: &[String]) -> Self {
-        let options = OutputOptions { mode: OutputMode::Completion, stop: stop.to_vec(), ..OutputOptions::default() };
+        let options = OutputOptions { mode: OutputMode::Completion, stop: stop.to_vec() };
         Decoder { parser: prompt.map(|prompt| OutputParser::new(prompt, false, options)), num_chars: 0 }
     }
 

@@ -196,6 +196,28 @@ mod tests {
     }
 
     #[test]
+    fn r1_wants_alternating_turns() {
+        let said = |role| Message::new(role, "x");
+        let (user, assistant) = (|| said(Role::User), || said(Role::Assistant));
+        let check = |release, messages: &[Message]| {
+            let result = check_completeness(messages, release, true, MissingReasoning::Accept);
+            result.err().map(|error| error.to_string())
+        };
+        assert_eq!(
+            check(Release::R1, &[user(), user()]).as_deref(),
+            Some(
+                "deepseek-reasoner does not support successive user or assistant messages (messages[0] and messages[1] in your \
+                 input). You should interleave the user/assistant messages in the message sequence."
+            )
+        );
+        let found = check(Release::R1, &[user(), assistant(), assistant(), user()]).unwrap();
+        assert!(found.contains("(messages[1] and messages[2] in your input)"), "{found}");
+        assert_eq!(check(Release::R1, &[said(Role::System), said(Role::System), user(), assistant(), user()]), None);
+        // Later releases take them as they come.
+        assert_eq!(check(Release::R1_0528, &[user(), user()]), None);
+    }
+
+    #[test]
     fn results_follow_their_calls() {
         let user = || Message::new(Role::User, "hi");
         check(&[user(), calls(&["a", "b"]), result("b"), result("a")], Ok(&["result of a", "result of b"]));

@@ -259,6 +259,100 @@ fn saying_calls(text: &str) -> TestServer {
 #[tokio::test]
 async fn calls_of_tools() {
     let server = saying_calls(
+        "two callsTLet me see.\n\n<Dfunction_calls>\n<Dinvoke name=\"weather\">\n\
+         <Dparameter name=\"city\" string=\"true\">Zürich \"<b>\"</Dparameter>\n\
+         <Dparameter name=\"days\" string=\"false\">[1, 2.50]</Dparameter>\n</Dinvoke>\n\
+         <Dinvoke name=\"now\">\n\n</Dinvoke>\n</Dfunction_calls>",
+    );
+    let tool = |name: &str| json!({"name": name, "input_schema": {"type": "object"}});
+    let request = merged(
+        &body(),
+        json!({"tools": [tool("weather"), tool("now")], "thinking": {"type": "enabled"}, "max_tokens": 1000}),
+    );
+    let answer = server.post(MESSAGES, request.clone()).await;
+    let content = answer.at("/content");
+    let input: Value = serde_json::from_str(r#"{"city": "Zürich \"<b>\"", "days": [1, 2.50]}"#).unwrap();
+    assert_eq!(
+        content,
+        json!([
+            {"type": "thinking", "thinking": "two calls", "signature": answer.at("/id")},
+            {"type": "text", "text": "Let me see."},
+            {"type": "tool_use", "id": content[2]["id"], "name": "weather", "input": input},
+            {"type": "tool_use", "id": content[3]["id"], "name": "now", "input": {}},
+        ])
+    );
+    assert_ne!(content[2]["id"], content[3]["id"]);
+    assert_eq!(answer.at("/stop_reason"), "tool_use");
+    assert!(answer.json().get("error").is_none());
+
+    let streamed = events(&server.post(MESSAGES, merged(&request, json!({"stream": true}))).await);
+    let starts = of_kind(&streamed, "content_block_start");
+    let kinds: Vec<&str> = starts.iter().map(|event| event["content_block"]["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["thinking", "text", "tool_use", "tool_use"]);
+    assert_eq!(starts[2]["content_block"]["name"], "weather");
+    let deltas = of_kind(&streamed, "content_block_delta");
+    let json_of = |index: usize| -> String {
+        deltas
+            .iter()
+            .filter(|event| event["index"] == index)
+            .map(|event| event["delta"]["partial_json"].as_str().unwrap())
+            .collect()
+    };
+    // Piece by piece, and exactly the input.
+    assert!(deltas.iter().filter(|event| event["index"] == 2).count() > 10);
+    assert_eq!(json_of(2), r#"{"city": "Zürich \"<b>\"", "days": [1, 2.50]}"#);
+    assert_eq!(json_of(3), "{}");
+    assert_eq!(of_kind(&streamed, "message_delta")[0]["delta"]["stop_reason"], "tool_use");
+
+    let results = json!([
+        {"type": "tool_result", "tool_use_id": content[3]["id"], "content": "12:00"},
+        {"type": "tool_result", "tool_use_id": content[2]["id"], "content": "sunny"},
+    ]);
+    let messages = json!([
+        {"role": "user", "content": "hi"}, {"role": "assistant", "content": content}, {"role": "user", "content": results}]);
+    let next = server.post(MESSAGES, merged(&request, json!({"messages": messages}))).await;
+    assert_eq!(next.status, 200, "{}", next.body);
+    // It thinks again: the turn has gone on.
+    assert_eq!(next.at("/content/0/thinking"), "two calls", "{}", next.body);
+}
+
+#[tokio::test]
+async fn calls_that_are_none() {
+    let endless = format!("So:<Dinvoke name=\"f\"><Dparameter name=\"x\" string=\"true\">{}", "x".repeat(200));
+    // What the model says, within how many tokens, how it ends, and the error's text.
+    let cases = [
+        ("So:<Dinvoke name=\"f", 1000, "end_turn", "<｜DSML｜invoke name=\"f"),
+        ("So:<Dinvoke name=\"f\">{\"a\": b}</Dinvoke>", 1000, "end_turn", ""),
+        (&endless, 75, "max_tokens", "{\"x\": \"xxx"),
+    ];
+    for (script, max_tokens, stop_reason, text) in cases {
+        let server = saying_calls(script);
+        let request = merged(&body(), json!({"max_tokens": max_tokens}));
+        let answer = server.post(MESSAGES, request.clone()).await;
+        assert_eq!(answer.at("/content"), json!([{"type": "text", "text": "So:"}]), "{script}");
+        assert_eq!(answer.at("/stop_reason"), stop_reason, "{script}");
+        assert_eq!(answer.at("/error/type"), "malformed_tool_call");
+        assert!(answer.at("/error/text").as_str().unwrap().starts_with(text), "{}", answer.body);
+        let streamed = events(&server.post(MESSAGES, merged(&request, json!({"stream": true}))).await);
+        assert_eq!(of_kind(&streamed, "message_delta")[0]["error"], answer.at("/error"), "{script}");
+    }
+}
+
+/// A server whose model says this; `D` and `T` stand for `｜DSML｜` and `</think>`. Scripts have no newlines, which calls can do
+/// without.
+fn saying_calls(text: &str) -> TestServer {
+    let script = text.bytes().map(|byte| match byte {
+        b'D' => DSML,
+        b'T' => END_THINK,
+        other => other.into(),
+    });
+    Setup::new(ScriptedModel::new(&script.collect::<Vec<_>>())).start()
+}
+
+/// Calls of the model, from its tokens to what a client reads; and back in the next request, after which the turn goes on.
+#[tokio::test]
+async fn calls_of_tools() {
+    let server = saying_calls(
         "two callsTLet me see.<Dfunction_calls><Dinvoke name=\"weather\"><Dparameter name=\"city\" string=\"true\">\
          Zürich \"<b>\"</Dparameter><Dparameter name=\"days\" string=\"false\">[1, 2.50]</Dparameter></Dinvoke>\
          <Dinvoke name=\"now\"></Dinvoke></Dfunction_calls>",

@@ -255,6 +255,19 @@ const KEYS: &[&str] = &[
     "guided_regex",
     "guided_choice",
     "guided_grammar",
+    "thinking_token_budget",
+    "regex",
+    "choice",
+    "grammar",
+    "json",
+    "pattern",
+    "enum",
+    "anyOf",
+    "$ref",
+    "properties",
+    "required",
+    "minimum",
+    "maxLength",
     "structured_outputs",
     "",
     "\u{0}",
@@ -464,6 +477,30 @@ fn bases() -> Vec<(&'static str, Value)> {
         ("/v1/completions", json!({"prompt": [97, 10], "prompt_logprobs": 1, "return_tokens_as_token_ids": true})),
         ("/completions", json!({"prompt": ["a\n", "b\n"], "stream": true})),
         ("/beta/completions", json!({"prompt": "a", "suffix": "b\n", "max_tokens": 9, "stream": true})),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [user], "response_format": {"type": "json_schema", "json_schema": {"name": "s", "strict": true,
+                "schema": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"],
+                           "additionalProperties": false}}}, "max_tokens": 30}),
+        ),
+        ("/v1/chat/completions", json!({"messages": [user], "guided_regex": "[a-z]{1,4}", "thinking_token_budget": 3})),
+        ("/v1/completions", json!({"prompt": "a\n", "structured_outputs": {"choice": ["x", "y"]}})),
+        (
+            "/v1/chat/completions",
+            json!({"messages": [user], "tools": [tool], "tool_choice": "required", "max_tokens": 50}),
+        ),
+        (
+            "/anthropic/v1/messages",
+            json!({"model": "claude", "max_tokens": 20, "system": [{"type": "text", "text": "S"}], "stream": true,
+                "thinking": {"type": "enabled"}, "temperature": 1, "stop_sequences": ["x"],
+                "tools": [{"name": "f", "input_schema": {"type": "object"}}], "tool_choice": {"type": "auto"},
+                "messages": [
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": [{"type": "thinking", "thinking": "t", "signature": "s"},
+                        {"type": "tool_use", "id": "t", "name": "f", "input": {"a": 1}}]},
+                    {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": "1"}]}]}),
+        ),
+        ("/v1/messages/count_tokens", json!({"messages": [{"role": "user", "content": "a"}]})),
         ("/tokenize", json!({"prompt": "a"})),
         ("/v1/tokenize", json!({"messages": history, "tools": [tool]})),
         ("/detokenize", json!({"tokens": [97, 256, 265]})),
@@ -528,6 +565,7 @@ fn seconds() -> u64 {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a long run is asked for its number of bodies")]
 fn no_body_is_the_servers_fault() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let server = server();

@@ -5,8 +5,7 @@ mod common;
 use common::{DSML, END_THINK, ScriptedModel, Setup, TestServer, merged};
 use serde_json::{Value, json};
 
-/// A server whose model says this; `D` and `T` stand for `｜DSML｜` and `</think>`. Scripts have no newlines, which calls can do
-/// without.
+/// A server whose model says this; `D` and `T` stand for `｜DSML｜` and `</think>`.
 fn saying(text: &str) -> TestServer {
     let script = text.bytes().map(|byte| match byte {
         b'D' => DSML,
@@ -16,14 +15,27 @@ fn saying(text: &str) -> TestServer {
     Setup::new(ScriptedModel::new(&script.collect::<Vec<_>>())).start()
 }
 
-fn body() -> Value {
-    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}});
-    json!({"messages": [{"role": "user", "content": "Weather?"}], "tools": [tool("weather"), tool("now")]})
+/// Without tools there is no grammar, and the model may say what it likes.
+fn untooled() -> Value {
+    json!({"messages": [{"role": "user", "content": "Weather?"}]})
 }
 
-const CALLS: &str = "Look.<Dfunction_calls><Dinvoke name=\"weather\"><Dparameter name=\"city\" string=\"true\">\"P\"</Dparameter>\
-                     <Dparameter name=\"days\" string=\"false\">[3]</Dparameter></Dinvoke><Dinvoke name=\"now\"></Dinvoke>\
-                     </Dfunction_calls>";
+fn body() -> Value {
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}});
+    merged(&untooled(), json!({"tools": [tool("weather"), tool("now")]}))
+}
+
+const CALLS: &str = r#"Look.
+
+<Dfunction_calls>
+<Dinvoke name="weather">
+<Dparameter name="city" string="true">"P"</Dparameter>
+<Dparameter name="days" string="false">[3]</Dparameter>
+</Dinvoke>
+<Dinvoke name="now">
+
+</Dinvoke>
+</Dfunction_calls>"#;
 const ARGUMENTS: &str = r#"{"city": "\"P\"", "days": [3]}"#;
 
 /// The message that the deltas of a stream amount to.
@@ -98,7 +110,7 @@ async fn streamed_and_whole_calls_agree() {
 async fn arguments_stream_while_they_are_generated() {
     let server =
         saying("<Dinvoke name=\"weather\"><Dparameter name=\"city\" string=\"true\">Paris</Dparameter></Dinvoke>");
-    let chunks = server.chat(merged(&body(), json!({"stream": true}))).await.chunks();
+    let chunks = server.chat(merged(&untooled(), json!({"stream": true}))).await.chunks();
     let pieces: Vec<String> = chunks
         .iter()
         .filter_map(|chunk| chunk["choices"][0]["delta"]["tool_calls"][0]["function"]["arguments"].as_str())
@@ -118,18 +130,18 @@ async fn malformed_calls_are_told() {
     ];
     for (script, num_calls, finish_reason, message, text) in cases {
         let server = saying(script);
-        let whole = server.chat(body()).await;
+        let whole = server.chat(untooled()).await;
         let choice = whole.at("/choices/0");
         assert_eq!(choice["message"]["tool_calls"].as_array().map_or(0, Vec::len), num_calls, "{choice}");
         assert_eq!(choice["finish_reason"], finish_reason, "{choice}");
         assert_eq!((&choice["error"]["type"], &choice["error"]["text"]), (&json!("malformed_tool_call"), &json!(text)));
         assert!(choice["error"]["message"].as_str().unwrap().contains(message), "{choice}");
-        let chunks = server.chat(merged(&body(), json!({"stream": true}))).await.chunks();
+        let chunks = server.chat(merged(&untooled(), json!({"stream": true}))).await.chunks();
         let last = chunks.last().unwrap()["choices"][0].clone();
         assert_eq!((&last["error"], &last["finish_reason"]), (&choice["error"], &json!(finish_reason)), "{last}");
     }
     // A call that is cut off is no error: the reason to finish says it.
-    let cut = saying(CALLS).chat(merged(&body(), json!({"max_tokens": 90}))).await;
+    let cut = saying(CALLS).chat(merged(&body(), json!({"max_tokens": 110}))).await;
     assert_eq!(cut.at("/choices/0/finish_reason"), "length");
     assert_eq!(cut.json().pointer("/choices/0/error"), None);
     assert_eq!(cut.at("/choices/0/message/tool_calls/0/function/arguments"), r#"{"city": "\"P\"""#);

@@ -47,7 +47,7 @@ pub(super) enum Opened<'a> {
     /// Not enough of it.
     Undecided,
     /// Calls, and what follows the tag.
-    Calls(Dsml, &'a str),
+    Calls(Box<Dsml>, &'a str),
     /// No call.
     Nothing,
 }
@@ -272,7 +272,7 @@ impl Dsml {
             Scan::Found(Tag::Parameter { .. }, _) | Scan::Nothing => Opened::Nothing,
             Scan::Found(tag, length) => {
                 calls.open(tag, findings);
-                Opened::Calls(calls, &text[length..])
+                Opened::Calls(Box::new(calls), &text[length..])
             }
         }
     }

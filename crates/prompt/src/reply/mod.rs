@@ -194,7 +194,7 @@ enum State {
         was_reasoning: bool,
         tag: String,
     },
-    Dsml(Dsml),
+    Dsml(Box<Dsml>),
     Marked(Marked),
 }
 

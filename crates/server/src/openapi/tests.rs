@@ -224,7 +224,8 @@ fn check(schema: &str, seen: &Seen) {
 
 #[test]
 fn every_field_and_variant_is_in_the_document_and_no_other() {
-    let cases: [(&str, &[fn(&Seen)]); 7] = [
+    type Look = fn(&Seen);
+    let cases: [(&str, &[Look]); 7] = [
         ("ChatRequest", &[probe::<ChatFields>, probe::<CommonFields>]),
         ("CompletionRequest", &[probe::<CompletionFields>, probe::<CommonFields>]),
         ("ResponsesRequest", &[probe::<ResponsesFields>, probe::<CommonFields>]),

@@ -98,7 +98,8 @@ pub(crate) fn prompt_files_with(control: &[(u32, &str)]) -> PromptFiles {
 /// Answers with `script`, whatever it is asked, then with the end of sequence.
 ///
 /// It keeps the tokens of each sequence in its cache, as a real model keeps keys, and finds the beginning of its answer there:
-/// after the think tag behind the last `<｜Assistant｜>`, or after the last newline. Scripts have neither.
+/// after the tag behind the last `<｜Assistant｜>`, after the last `<think>`, or in a prompt that has neither, after the last
+/// newline. Scripts have no such tokens, and those of plain completions no newlines.
 #[derive(Clone)]
 pub(crate) struct ScriptedModel {
     pub(crate) script: Vec<u32>,
@@ -166,11 +167,12 @@ impl LanguageModel for ScriptedModel {
             let blocks = &batch.block_table[seq * batch.max_blocks..(seq + 1) * batch.max_blocks];
             let position = batch.positions[row as usize] as usize;
             let token = |at: usize| self.cache[blocks[at / BLOCK_SIZE] as usize * BLOCK_SIZE + at % BLOCK_SIZE];
-            let start = (0..=position).rev().find_map(|at| match token(at) {
+            let in_chat = (0..=position).rev().find_map(|at| match token(at) {
                 ASSISTANT => Some(at + 2),
-                NEWLINE => Some(at + 1),
+                THINK => Some(at + 1),
                 _ => None,
             });
+            let start = in_chat.or_else(|| (0..=position).rev().find(|&at| token(at) == NEWLINE).map(|at| at + 1));
             let said = (position + 1).saturating_sub(start.unwrap_or(1));
             let said = if self.endless { said % self.script.len() } else { said };
             let next = self.script.get(said).copied().unwrap_or(EOS);
