@@ -245,7 +245,7 @@ def _():
     note("answer", text)
     equal("status", status, 200)
     check_message(json.loads(text), thinking=False)
-    equal("output_tokens", json.loads(text)["usage"]["output_tokens"], 1)
+    holds("at most one token", json.loads(text)["usage"]["output_tokens"] <= 1, text)
 
 
 @case("count_tokens: a tool counts as what it adds to the prompt")
