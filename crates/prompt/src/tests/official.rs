@@ -5,8 +5,11 @@
 
 use std::path::PathBuf;
 
+use serde_json::Map;
+
 use super::*;
-use crate::{Tokenizer, encoding};
+use crate::encoding::EOS;
+use crate::{Reply, Tokenizer, encoding};
 use Release::*;
 
 macro_rules! official {
@@ -46,6 +49,48 @@ official! {
             assert!(rendered.text == expected, "{name} differs at {:?}", first_difference(&rendered.text, &expected));
             assert_eq!(rendered.ids, prompt.tokenizer().encode(&expected).unwrap(), "{name}");
         }
+    }
+}
+
+official! {
+    /// Every turn of the assistant is read back from the text that the published encoder made of it.
+    fn v32_vectors_are_read_back() {
+        let mut num_turns = 0;
+        for name in ["main_en", "main_zh", "search_w_date", "search_wo_date"] {
+            let read = |end: &str| std::fs::read_to_string(data().join("encoding").join(format!("v32_{name}_{end}"))).unwrap();
+            let request: Value = serde_json::from_str(&read("input.json")).unwrap();
+            let messages = request["messages"].as_array().unwrap();
+            let expected = read("expected.txt");
+            let turns = messages.iter().filter(|message| message["role"] == "assistant");
+            for (turn, message) in expected.split_inclusive(EOS).zip(turns) {
+                // A reply begins behind the tag that ends a user's turn or the results of calls.
+                let starts = ["<｜Assistant｜>", "</function_results>\n\n"].map(|end| turn.rfind(end).map(|at| at + end.len()));
+                let tagged = &turn[starts.into_iter().flatten().max().unwrap()..];
+                let (open, text) = match tagged.strip_prefix("<think>") {
+                    Some(text) => (true, text),
+                    None => (false, tagged.strip_prefix("</think>").unwrap()),
+                };
+                let text_of = |key: &str| message[key].as_str().unwrap_or("").to_owned();
+                let object = |arguments: &str| serde_json::from_str::<Map<String, Value>>(arguments).unwrap();
+                let calls = message["tool_calls"].as_array().into_iter().flatten();
+                let calls: Vec<_> = calls
+                    .map(|call| {
+                        let function = &call["function"];
+                        (function["name"].as_str().unwrap(), object(function["arguments"].as_str().unwrap()))
+                    })
+                    .collect();
+                for piece_len in [1, 3, 17, usize::MAX] {
+                    let reply = Reply::from_text(V3_2, open, text, piece_len);
+                    let reasoning = if open { text_of("reasoning_content") } else { String::new() };
+                    assert_eq!((&reply.reasoning, &reply.content), (&reasoning, &text_of("content")), "{name}");
+                    let found: Vec<_> =
+                        reply.calls.iter().map(|(name, arguments)| (name.as_str(), object(arguments))).collect();
+                    assert_eq!((found, reply.defect), (calls.clone(), None), "{name}");
+                }
+                num_turns += 1;
+            }
+        }
+        assert_eq!(num_turns, 35);
     }
 }
 
