@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{Method, Request, header};
 use cachalot_server::{MissingReasoning, ServerConfig};
-use common::{Answer, DSML, END_THINK, ScriptedModel, Setup, TestServer, loading, merged};
+use common::{Answer, END_THINK, ScriptedModel, Setup, TestServer, loading, merged};
 use serde_json::{Value, json};
 
 const MESSAGES: &str = "/anthropic/v1/messages";
@@ -105,11 +105,11 @@ async fn models_and_thinking() {
     // Without a name, it is the model's own.
     let nameless = merged(&body(), json!({"model": null}));
     assert_eq!(server.post(MESSAGES, nameless).await.at("/model"), "tiny");
-    // What is continued is past its reasoning.
+    // What is continued is past its reasoning. The model takes the three tokens for its own.
     let question = json!({"role": "user", "content": "hi"});
     let prefilled = json!({"messages": [question, {"role": "assistant", "content": "so\n"}], "thinking": on});
     let answer = server.post(MESSAGES, merged(&body(), prefilled)).await;
-    assert_eq!(answer.at("/content"), json!([{"type": "text", "text": "hmyes"}]));
+    assert_eq!(answer.at("/content"), json!([{"type": "text", "text": "yes"}]));
 }
 
 #[tokio::test]
@@ -244,14 +244,8 @@ async fn strict_tools() {
     assert_eq!(with_strict, count(json!({})).await + ", \"strict\": true".len() as u64);
 }
 
-/// A server whose model says this; `D` and `T` stand for `｜DSML｜` and `</think>`.
 fn saying_calls(text: &str) -> TestServer {
-    let script = text.bytes().map(|byte| match byte {
-        b'D' => DSML,
-        b'T' => END_THINK,
-        other => other.into(),
-    });
-    Setup::new(ScriptedModel::new(&script.collect::<Vec<_>>())).start()
+    Setup::new(ScriptedModel::saying_tokens(text)).start()
 }
 
 /// Calls of the model, from its tokens to what a client reads; and back in the next request, after which the turn goes on.

@@ -2,17 +2,11 @@
 
 mod common;
 
-use common::{DSML, END_THINK, ScriptedModel, Setup, TestServer, merged};
+use common::{ScriptedModel, Setup, TestServer, merged};
 use serde_json::{Value, json};
 
-/// A server whose model says this; `D` and `T` stand for `｜DSML｜` and `</think>`.
 fn saying(text: &str) -> TestServer {
-    let script = text.bytes().map(|byte| match byte {
-        b'D' => DSML,
-        b'T' => END_THINK,
-        other => other.into(),
-    });
-    Setup::new(ScriptedModel::new(&script.collect::<Vec<_>>())).start()
+    Setup::new(ScriptedModel::saying_tokens(text)).start()
 }
 
 /// Without tools there is no grammar, and the model may say what it likes.

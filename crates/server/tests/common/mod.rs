@@ -127,6 +127,13 @@ impl ScriptedModel {
         }
     }
 
+    /// Says this text as the tokenizer cuts it, which grammars insist on; `D` and `T` stand for `｜DSML｜` and `</think>`.
+    pub(crate) fn saying_tokens(text: &str) -> Self {
+        let prompt = Prompt::open(&prompt_files(), None).unwrap();
+        let text = text.replace('D', "｜DSML｜").replace('T', "</think>");
+        Self::new(&prompt.tokenizer().encode(&text).unwrap())
+    }
+
     /// Says this text, byte by byte.
     pub(crate) fn saying(text: &str) -> Self {
         Self::new(&text.bytes().map(u32::from).collect::<Vec<_>>())
