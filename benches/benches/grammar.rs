@@ -12,7 +12,7 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use cachalot_prompt::{Answer, Calls, Chat, Message, Prompt, PromptFiles, ReplySpec, Role, Tool, ToolCall};
+use cachalot_prompt::{Answer, Calls, Chat, Message, Prompt, PromptFiles, ReplySpec, Role, Strictness, Tool, ToolCall};
 use serde_json::{Value, json};
 
 /// How often each reply is walked through.
@@ -121,7 +121,9 @@ fn cases(prompt: &Prompt) -> Vec<Case> {
     let find = json!({"type": "object", "properties": {"query": {"type": "string"}, "limit": {"type": "integer"},
                       "sites": {"type": "array", "items": {"type": "string", "format": "hostname"}}}, "required": ["query"], "additionalProperties": false});
     let tools = |strict| {
-        let tool = |name: &str, parameters: Value| Tool { name: name.to_owned(), parameters: Some(parameters), strict };
+        let strictness = if strict { Strictness::Strict } else { Strictness::Loose };
+        let tool =
+            |name: &str, parameters: Value| Tool { name: name.to_owned(), parameters: Some(parameters), strictness };
         // As many as an agent has.
         let others = (0..18).map(|i| tool(&format!("other_tool_{i}"), find.clone()));
         [tool("edit_file", parameters(&["path", "content"])), tool("search", find.clone())]

@@ -53,7 +53,7 @@ pub use chat::{Chat, Message, Role, ToolCall};
 pub use detokenizer::Detokenizer;
 pub use error::{Error, Result};
 pub use files::PromptFiles;
-pub use grammar::{Allowed, Answer, Calls, Grammar, MAX_SOURCE_BYTES, Part, Progress, ReplySpec, Tool};
+pub use grammar::{Allowed, Answer, Calls, Grammar, MAX_SOURCE_BYTES, Part, Progress, ReplySpec, Strictness, Tool};
 pub use output::{Defect, Delta, OutputMode, OutputOptions, OutputParser, Reply};
 pub use prompt::{Prompt, Rendered, SamplingDefaults};
 pub use release::{Release, ThinkingPolicy};

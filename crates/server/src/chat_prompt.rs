@@ -1,6 +1,6 @@
 //! From the messages of a request to a prompt.
 
-use cachalot_prompt::{Calls, Chat, Message, Prompt, Release, Rendered, Role, Tool, ToolCall};
+use cachalot_prompt::{Calls, Chat, Message, Prompt, Release, Rendered, Role, Strictness, Tool, ToolCall};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
@@ -237,24 +237,23 @@ impl SettledChat {
 /// What a reply may do with the tools of a conversation, those that its messages bring included.
 fn calls(chat: &Chat, choice: &ToolChoice) -> Calls {
     let all = chat.tools.iter().chain(chat.messages.iter().flat_map(|message| &message.tools));
-    let tools = |is_meant: &dyn Fn(&str) -> bool| -> Vec<Tool> {
-        all.clone().map(|tool| self::tool(&tool["function"])).filter(|tool| is_meant(&tool.name)).collect()
-    };
-    let every = tools(&|_| true);
+    let tools = |least: Strictness| all.clone().map(move |tool| self::tool(&tool["function"], least));
+    // A forced call must come whatever the model makes of it, so at least it shall be one that can be carried out.
+    let forced = || tools(Strictness::IfPossible);
     match choice {
-        _ if every.is_empty() => Calls::Unwatched,
+        _ if all.clone().next().is_none() => Calls::Unwatched,
         ToolChoice::None => Calls::Forbidden,
-        ToolChoice::Auto => Calls::Allowed(every),
-        ToolChoice::Required => Calls::Required(every),
-        ToolChoice::Named(name) => Calls::Required(tools(&|other| other == name)),
+        ToolChoice::Auto => Calls::Allowed(tools(Strictness::Loose).collect()),
+        ToolChoice::Required => Calls::Required(forced().collect()),
+        ToolChoice::Named(name) => Calls::Required(forced().filter(|tool| tool.name == *name).collect()),
     }
 }
 
-fn tool(function: &Value) -> Tool {
+fn tool(function: &Value, least: Strictness) -> Tool {
     Tool {
         name: function["name"].as_str().unwrap_or_default().to_owned(),
         parameters: function.get("parameters").filter(|parameters| !parameters.is_null()).cloned(),
-        strict: function["strict"] == true,
+        strictness: if function["strict"] == true { Strictness::Strict } else { least },
     }
 }
 

@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::Tool;
 use super::json;
 use super::lark::{Lark, control, literal};
 use super::text::Split;
+use super::{Strictness, Tool};
 use crate::Release;
 use crate::encoding::{TOOL_CALL_BEGIN, TOOL_CALL_END, TOOL_CALLS_BEGIN, TOOL_CALLS_END, TOOL_SEP};
 use crate::prompt::Prompt;
@@ -127,9 +127,10 @@ impl CallMarkup {
 
 /// The schema of a call's arguments where they are one JSON object.
 fn arguments_schema(tool: &Tool) -> Value {
+    let is_strict = tool.strictness == Strictness::Strict;
     match &tool.parameters {
-        Some(parameters) if tool.strict => parameters.clone(),
-        None if tool.strict => json!({"type": "object", "additionalProperties": false}),
+        Some(parameters) if is_strict => parameters.clone(),
+        None if is_strict => json!({"type": "object", "additionalProperties": false}),
         _ => json!({"type": "object"}),
     }
 }
@@ -148,7 +149,7 @@ impl Dsml<'_> {
         let empty = Map::new();
         let properties = parameters.get("properties").and_then(Value::as_object).unwrap_or(&empty);
         let name = format!("arguments_{}", self.index);
-        if tool.strict {
+        if tool.strictness == Strictness::Strict {
             return self.strict(parameters, properties);
         }
         if properties.is_empty() {

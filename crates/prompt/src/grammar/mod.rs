@@ -13,7 +13,8 @@
 //! - JSON may be compact, have one space where whitespace may stand, or be indented by up to 64 spaces or 16 tabs. So
 //!   no model can spend its reply on whitespace.
 //! - Tools that are not strict constrain the names of functions and parameters and the form, not the types. Each listed
-//!   parameter comes at most once, in any order.
+//!   parameter comes at most once, in any order. A call that is forced has no text around it in which the model could say what
+//!   it lacks, so there the schema is followed wherever a grammar can be made of it.
 //! - Strict tools get their parameters in the order of the schema.
 //! - With tools that may be called and a form for the answer, the reply is a block of calls or the answer.
 //! - In strings of a schema that has open objects, `\u` escapes are not allowed: a listed property could be written so that it
@@ -83,7 +84,18 @@ pub struct Tool {
     /// JSON schema of the arguments; `None` is a function without parameters.
     pub parameters: Option<Value>,
     /// Whether arguments must follow the schema.
-    pub strict: bool,
+    pub strictness: Strictness,
+}
+
+/// How far the arguments of a call follow the schema of its function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// In the names of parameters, if the schema lists any.
+    Loose,
+    /// Wholly, if a grammar can be made of the schema and it lists parameters; else as [`Loose`](Self::Loose).
+    IfPossible,
+    /// Wholly, or there is no grammar.
+    Strict,
 }
 
 /// What a reply must be like.
@@ -237,13 +249,33 @@ impl Prompt {
             check_size(source.len() + answer.map_or(0, str::len))?;
             vocabulary.compile(source, answer)
         };
-        compile(tools, write, answer).map_err(|reason| {
+        let alone = |lark: &mut Lark, tools: &[Tool]| {
+            let calls = markup.write_calls(lark, tools)?;
+            lark.rule("start", &calls);
+            Ok(())
+        };
+        let with = |tool: &Tool, strictness| match tool.strictness {
+            Strictness::IfPossible => Tool { strictness, ..tool.clone() },
+            Strictness::Loose | Strictness::Strict => tool.clone(),
+        };
+        let followed = |tool: &Tool| {
+            let strict = with(tool, Strictness::Strict);
+            let lists_parameters = tool.parameters.as_ref().is_some_and(|schema| {
+                schema.get("properties").and_then(Value::as_object).is_some_and(|properties| !properties.is_empty())
+            });
+            let is_possible = lists_parameters && compile(std::slice::from_ref(&strict), &alone, None).is_ok();
+            if is_possible { strict } else { with(tool, Strictness::Loose) }
+        };
+        if tools.iter().any(|tool| tool.strictness == Strictness::IfPossible) {
+            let followed: Vec<Tool> = tools.iter().map(followed).collect();
+            // Together they may be too much.
+            if let Ok(matcher) = compile(&followed, write, answer) {
+                return Ok(matcher);
+            }
+        }
+        let tools: Vec<Tool> = tools.iter().map(|tool| with(tool, Strictness::Loose)).collect();
+        compile(&tools, write, answer).map_err(|reason| {
             // Of several tools the one at fault is found by asking each alone.
-            let alone = |lark: &mut Lark, tools: &[Tool]| {
-                let calls = markup.write_calls(lark, tools)?;
-                lark.rule("start", &calls);
-                Ok(())
-            };
             let at_fault = tools.iter().enumerate().find_map(|(index, tool)| {
                 let reason = compile(std::slice::from_ref(tool), &alone, None).err()?;
                 Some(Error::Grammar { part: Part::Tool(index), reason })

@@ -5,13 +5,43 @@ use serde_json::{Map, Value, json};
 
 use super::{chat, id, toy_prompt};
 use crate::encoding::{ASSISTANT, EOS, THINK_CLOSE, THINK_OPEN, TOOL_CALL_BEGIN, TOOL_CALLS_BEGIN};
-use crate::{Allowed, Answer, Calls, Error, Grammar, Part, Progress, Prompt, Release, ReplySpec, Tool, python_json};
+use crate::{
+    Allowed, Answer, Calls, Error, Grammar, Part, Progress, Prompt, Release, ReplySpec, Strictness, Tool, python_json,
+};
 
 /// Releases that differ in how they write calls or reasoning.
 const RELEASES: [Release; 5] = [Release::V3, Release::R1, Release::R1_0528, Release::V3_1, Release::V3_2];
 
 fn tool(name: &str, parameters: Value, strict: bool) -> Tool {
-    Tool { name: name.to_owned(), parameters: Some(parameters).filter(|value| !value.is_null()), strict }
+    let strictness = if strict { Strictness::Strict } else { Strictness::Loose };
+    Tool { name: name.to_owned(), parameters: Some(parameters).filter(|value| !value.is_null()), strictness }
+}
+
+#[test]
+fn a_schema_is_followed_where_a_grammar_can_be_made_of_it() {
+    let tool = |parameters: Value| Tool { strictness: Strictness::IfPossible, ..tool("f", parameters, false) };
+    let kind = |kind: &str| json!({"type": "object", "properties": {"path": {"type": kind}}, "required": ["path"]});
+    let impossible = json!({"type": "object", "properties": {"path": {"type": "array", "contains": {}}}});
+    // Parameters, arguments, whether a call may have them.
+    let cases = [
+        (kind("integer"), json!({"path": 1}), true),
+        (kind("integer"), json!({"path": "p"}), false),
+        (kind("integer"), json!({}), false),
+        // No grammar knows `contains`, so any value will do.
+        (impossible.clone(), json!({"path": "p"}), true),
+        (impossible, json!({}), true),
+        // Nothing is listed, so anything goes.
+        (json!({"type": "object"}), json!({"p": [1]}), true),
+    ];
+    for release in RELEASES {
+        let prompt = toy_prompt(release);
+        for (parameters, arguments, fits) in &cases {
+            let spec = ReplySpec { calls: Calls::Required(vec![tool(parameters.clone())]), ..ReplySpec::default() };
+            let ids = encoded_calls(&prompt, &[("f".to_owned(), python_json::dumps(arguments))]);
+            let found = fate(compile(&prompt, &spec), &ids);
+            assert_eq!(found == Fate::Complete, *fits, "{release} {parameters} {arguments}: {found:?}");
+        }
+    }
 }
 
 /// Whether a token may come next, and whether the end may.
