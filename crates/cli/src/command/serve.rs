@@ -136,7 +136,16 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
     })?;
     let stopped_early = tokio::select! {
         loaded = loaded => {
-            let loaded = loaded.map_err(|_| anyhow!("loading the model ended in a panic"))??;
+            let loaded = loaded.map_err(|_| anyhow!("loading the model ended in a panic")).flatten();
+            let loaded = match loaded {
+                Ok(loaded) => loaded,
+                Err(error) => {
+                    // The server says nothing about its own end: the error is the last word.
+                    server.abort();
+                    let _ = server.await;
+                    return Err(error);
+                }
+            };
             let banner = loaded.describe();
             if let Some(prompt) = loaded.prompt.clone() {
                 // Requests can come meanwhile; those with a grammar wait for it.
