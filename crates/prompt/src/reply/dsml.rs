@@ -381,8 +381,10 @@ impl Dsml {
             Place::Value(_, value) => value.push(text, findings),
             Place::Object(scanner) => push_object(scanner, text, findings),
             Place::Call(call) if call.keys.is_empty() && !call.has_text && text.trim_start().starts_with('{') => {
+                let object = text.trim_start();
+                findings.junk(&text[..text.len() - object.len()]);
                 let mut scanner = JsonScanner::new();
-                push_object(&mut scanner, text.trim_start(), findings);
+                push_object(&mut scanner, object, findings);
                 self.place = Place::Object(scanner);
             }
             Place::Block | Place::Call(_) | Place::Behind => self.literal(text, findings),

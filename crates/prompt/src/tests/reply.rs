@@ -197,6 +197,9 @@ fn dsml_defects() {
     );
     check(&format!("<Dinvoke name=\"f\">text {}", p("k", "v")), ("", "", one, Some("text between or behind")));
     check(&format!("<Dinvoke name=\"f\">{}</Dinvoke> <Dother>", p("k", "v")), ("", "", one, Some("text between")));
+    // Whitespace before an object counts like all other between the tags, however it was cut.
+    let body = "<Dinvoke name=\"f\">x</Dinvoke>\n<Dinvoke name=\"f\">\n{} y";
+    check(body, ("", "", &[("f", "{}"), ("f", "{}")], Some("text between")));
     check("<Dinvoke name=\"f\">{\"k\": no}", ("", "", &[("f", "{\"k\": no}")], Some("are not JSON")));
     // A token that opens nothing is dropped, and the text around it is text.
     check("a D b", ("", "a  b", &[], Some("opens no tool call")));
