@@ -35,10 +35,11 @@ fn decoding(
         max_model_len: None,
         kv_cache: KvCacheSize::Blocks(num_blocks),
         max_waiting: 0,
+        ..EngineConfig::default()
     };
     let (mut engine, handle) = Engine::new(Box::new(model), config).expect("a valid configuration");
     let sampling = SamplingParams { max_tokens: 1 << 30, ..sampling.clone() };
-    let request = Request { prompt_ids: vec![1; num_prompt_tokens], sampling, constraint: None };
+    let request = Request { prompt_ids: vec![1; num_prompt_tokens], sampling, ..Request::default() };
     let streams: Vec<_> = (0..num_seqs).map(|_| handle.submit(request.clone()).expect("room")).collect();
     let num_prompt_tokens = (num_seqs * num_prompt_tokens) as u64;
     while handle.stats().num_prompt_tokens < num_prompt_tokens {
@@ -164,7 +165,7 @@ fn stream(criterion: &mut Criterion) {
     let engine = Engine::start(Box::new(model), config).expect("a valid configuration");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
     let sampling = SamplingParams { max_tokens: TOKENS_PER_SEQ, ..SamplingParams::default() };
-    let request = Request { prompt_ids: vec![1; 16], sampling, constraint: None };
+    let request = Request { prompt_ids: vec![1; 16], sampling, ..Request::default() };
 
     let mut group = criterion.benchmark_group("stream");
     group.throughput(Throughput::Elements(NUM_SEQS as u64 * u64::from(TOKENS_PER_SEQ)));

@@ -4,7 +4,7 @@
 
 #![allow(clippy::print_stdout, reason = "the measured deviations are worth seeing")]
 
-use cachalot_model::{BLOCK_SIZE, Batch, DeepseekV3, LanguageModel, Options};
+use cachalot_model::{BLOCK_SIZE, Batch, DeepseekV3, HiddenStates, LanguageModel, Options};
 use cachalot_ops::{Context, Device};
 use cachalot_tensor::DType;
 use cachalot_testkit::golden::{self, CASES, Golden, GoldenPrompt, TopLogProbs};
@@ -71,7 +71,9 @@ impl Subject {
     /// As [`Subject::log_probs`], of the MTP module, for the batch that was computed last.
     fn mtp_log_probs(&mut self, batch: &Batch, next_ids: &[u32]) -> Vec<Vec<f32>> {
         let mut logits = vec![0.0; batch.num_tokens() * self.model.vocab_size()];
-        self.model.forward_mtp(batch, next_ids, &mut logits).expect("the step runs");
+        let rows: Vec<u32> = (0..batch.num_tokens() as u32).collect();
+        let batch = Batch { input_ids: next_ids.to_vec(), ..batch.clone() };
+        self.model.forward_mtp(&batch, HiddenStates::Main(&rows), &mut logits).expect("the step runs");
         log_softmax(&logits, self.model.vocab_size())
     }
 }

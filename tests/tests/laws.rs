@@ -119,7 +119,7 @@ fn generate(case: &str, device: Device, config: EngineConfig, one_by_one: bool) 
             max_tokens: 70,
             ..SamplingParams::default()
         },
-        constraint: None,
+        ..Request::default()
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let outputs = runtime.block_on(async {

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use cachalot_engine::{MAX_SPECULATIVE_TOKENS, SpeculativeTokens};
 use cachalot_ops::Device;
 use cachalot_prompt::Release;
 use clap::{Args as ClapArgs, Parser, ValueEnum};
@@ -54,6 +55,10 @@ pub(crate) struct ModelArgs {
     /// Numbers in the KV cache; bf16 takes half the memory, and its rounding can turn near-ties in routing
     #[arg(long, env = env::KV_CACHE_DTYPE, value_name = "DTYPE", default_value = "f32")]
     pub(crate) kv_cache_dtype: KvCacheDtype,
+    /// Tokens that the MTP module drafts for each step to verify: a number, 0 for none, or auto for as many as are worth it.
+    /// Drafts change no output
+    #[arg(long, env = env::SPECULATIVE_TOKENS, value_name = "N", default_value = "auto", value_parser = speculative_tokens)]
+    pub(crate) speculative_tokens: SpeculativeTokens,
 }
 
 /// Numbers in the KV cache.
@@ -81,6 +86,14 @@ pub(crate) struct SamplingArgs {
     /// Seed of the random choices; the same seed gives the same text [default: another one each time]
     #[arg(long, env = env::SEED, value_name = "N")]
     pub(crate) seed: Option<u64>,
+}
+
+fn speculative_tokens(text: &str) -> Result<SpeculativeTokens, String> {
+    match text.parse() {
+        Ok(num_tokens) if num_tokens <= MAX_SPECULATIVE_TOKENS => Ok(SpeculativeTokens::Fixed(num_tokens)),
+        _ if text == "auto" => Ok(SpeculativeTokens::Auto),
+        _ => Err(format!("`{text}` is neither auto nor a number from 0 to {MAX_SPECULATIVE_TOKENS}")),
+    }
 }
 
 fn temperature(text: &str) -> Result<f32, String> {

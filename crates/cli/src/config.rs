@@ -1,7 +1,9 @@
 //! From raw options to the configuration that the libraries take. Nothing here changes after it was made.
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
+use cachalot_engine::{EngineConfig, OnFault, SpeculativeTokens};
 use cachalot_model::BLOCK_SIZE;
 use cachalot_ops::Device;
 use cachalot_prompt::Release;
@@ -38,6 +40,14 @@ pub(crate) struct ModelConfig {
     pub(crate) max_num_seqs: usize,
     /// The most requests that wait.
     pub(crate) max_waiting: usize,
+    /// Whether requests share what the cache holds of their prompts.
+    pub(crate) prefix_cache: bool,
+    /// How many tokens are drafted for each step to verify.
+    pub(crate) speculative_tokens: SpeculativeTokens,
+    /// What to do when a step fails.
+    pub(crate) on_fault: OnFault,
+    /// A step that takes longer is stuck.
+    pub(crate) step_timeout: Duration,
 }
 
 impl ModelConfig {
@@ -61,6 +71,10 @@ impl ModelConfig {
             kv_cache_dtype,
             max_num_seqs,
             max_waiting,
+            prefix_cache: true,
+            speculative_tokens: args.speculative_tokens,
+            on_fault: OnFault::Restart,
+            step_timeout: EngineConfig::default().step_timeout,
         })
     }
 }

@@ -34,6 +34,14 @@ variables! {
     MAX_WAITING = "CACHALOT_MAX_WAITING";
     /// `--kv-cache-bytes`.
     KV_CACHE_BYTES = "CACHALOT_KV_CACHE_BYTES";
+    /// `--speculative-tokens`.
+    SPECULATIVE_TOKENS = "CACHALOT_SPECULATIVE_TOKENS";
+    /// `--prefix-cache`.
+    PREFIX_CACHE = "CACHALOT_PREFIX_CACHE";
+    /// `--on-fault`.
+    ON_FAULT = "CACHALOT_ON_FAULT";
+    /// `--step-timeout`.
+    STEP_TIMEOUT = "CACHALOT_STEP_TIMEOUT";
     /// `--kv-cache-dtype`.
     KV_CACHE_DTYPE = "CACHALOT_KV_CACHE_DTYPE";
     /// `serve --host`.

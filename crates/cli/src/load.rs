@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use cachalot_engine::{Engine, EngineConfig, EngineHandle, KvCacheSize};
+use cachalot_engine::{Engine, EngineConfig, EngineHandle, KvCacheSize, SpeculativeTokens};
 use cachalot_model::{BLOCK_SIZE, DeepseekV3, LanguageModel, Options};
 use cachalot_ops::Context;
 use cachalot_prompt::{Prompt, PromptFiles};
@@ -105,7 +105,11 @@ pub(crate) fn load(config: &ModelConfig) -> anyhow::Result<Loaded> {
     let report = report.with_context(|| format!("cannot read the weights of {}", config.source))?;
     tracing::info!("read the weights: {report}");
 
-    let options = Options { kv_cache_dtype: config.kv_cache_dtype, max_model_len: config.max_model_len, mtp: false };
+    let options = Options {
+        kv_cache_dtype: config.kv_cache_dtype,
+        max_model_len: config.max_model_len,
+        mtp: config.speculative_tokens != SpeculativeTokens::Fixed(0),
+    };
     let model = DeepseekV3::load(context, &checkpoint, options).hint("lower --max-model-len, or leave it out")?;
     let block_bytes = model.kv_block_bytes() as u64;
     let kv_cache_bytes = config.kv_cache_bytes.unwrap_or_else(|| {
@@ -124,10 +128,14 @@ pub(crate) fn load(config: &ModelConfig) -> anyhow::Result<Loaded> {
         max_model_len: config.max_model_len,
         kv_cache: KvCacheSize::Bytes(kv_cache_bytes),
         max_waiting: config.max_waiting,
+        prefix_cache: config.prefix_cache,
+        speculative_tokens: config.speculative_tokens,
+        on_fault: config.on_fault,
+        step_timeout: config.step_timeout,
     };
     let vocab_size = model.vocab_size();
     let engine = Engine::start(Box::new(model), engine_config).hint(
-        "see --kv-cache-bytes, --max-model-len, --max-num-seqs and --max-num-batched-tokens; \
+        "see --kv-cache-bytes, --max-model-len, --max-num-seqs, --max-num-batched-tokens and --speculative-tokens; \
          left out, they follow from the model and the memory",
     )?;
 

@@ -48,7 +48,7 @@ impl Loaded {
         };
         let options = OutputOptions { mode: question.mode, ..OutputOptions::default() };
         let mut parser = OutputParser::new(prompt, question.reasoning_open, options);
-        let request = Request { prompt_ids: question.ids, sampling, constraint: None };
+        let request = Request { prompt_ids: question.ids, sampling, ..Request::default() };
         let mut events =
             self.engine.submit(request).hint("shorten the text, or see --max-model-len and --kv-cache-bytes")?;
         loop {
@@ -62,7 +62,7 @@ impl Loaded {
                     parser.finish(ending).iter().try_for_each(&mut write)?;
                     return Ok(reason);
                 }
-                Some(Event::Failed { message }) => bail!("the engine failed: {message}"),
+                Some(Event::Failed { message, .. }) => bail!("the engine failed: {message}"),
                 Some(Event::Prompt { .. }) => {}
                 None => bail!("the engine ended without finishing the reply"),
             }

@@ -1,8 +1,11 @@
 //! The limits that an engine is started with, and what follows from them.
 
+use std::time::Duration;
+
 use cachalot_model::{BLOCK_SIZE, LanguageModel};
 
 use crate::StartError;
+use crate::speculation::MAX_AUTO_DRAFT_TOKENS;
 
 /// Rows of logits that a step may compute for prompt log-probabilities, beside the one row per sequence that sampling
 /// needs. 256 rows of the 129,280-token vocabulary are 126 MiB.
@@ -24,10 +27,43 @@ pub struct EngineConfig {
     /// How many requests are accepted beyond the `max_num_seqs` that can run; the next one is refused with
     /// [`QueueFull`](crate::SubmitError::QueueFull).
     pub max_waiting: usize,
+    /// Whether requests share what the cache holds of their prompts.
+    pub prefix_cache: bool,
+    /// How many tokens the MTP module drafts for a step to verify.
+    pub speculative_tokens: SpeculativeTokens,
+    /// What to do when the model fails in a step.
+    pub on_fault: OnFault,
+    /// A step that takes longer is taken to be stuck.
+    pub step_timeout: Duration,
 }
 
+/// What to do when a step fails, by an error of the device, a panic in the model, or logits that are no numbers. The requests
+/// that were in it fail in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnFault {
+    /// Forget everything that is cached, and go on; stop when it happens three times in a row.
+    #[default]
+    Restart,
+    /// Stop at once.
+    Exit,
+}
+
+/// How many tokens are drafted. Drafts never change an output; they can make it come sooner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SpeculativeTokens {
+    /// As many as are worth it, by what is accepted and what it costs; none if the model has no MTP module.
+    #[default]
+    Auto,
+    /// This many, from 0 to [`MAX_SPECULATIVE_TOKENS`].
+    Fixed(usize),
+}
+
+/// The longest draft. Beyond a handful of tokens, what is accepted falls far below what it costs to verify.
+pub const MAX_SPECULATIVE_TOKENS: usize = 16;
+
 impl Default for EngineConfig {
-    /// 64 sequences, 2,048 tokens a step, the model's own context, 1 GiB of cache, 512 requests waiting.
+    /// 64 sequences, 2,048 tokens a step, the model's own context, 1 GiB of cache, 512 requests waiting, a prefix cache, and
+    /// drafts where they are worth it.
     fn default() -> Self {
         EngineConfig {
             max_num_seqs: 64,
@@ -35,6 +71,10 @@ impl Default for EngineConfig {
             max_model_len: None,
             kv_cache: KvCacheSize::Bytes(1 << 30),
             max_waiting: 512,
+            prefix_cache: true,
+            speculative_tokens: SpeculativeTokens::Auto,
+            on_fault: OnFault::Restart,
+            step_timeout: Duration::from_secs(300),
         }
     }
 }
@@ -64,6 +104,8 @@ pub struct Limits {
     pub max_prompt_logprob_rows: usize,
     /// Rows of logits that one step computes at most.
     pub max_num_logits: usize,
+    /// The longest draft; 0 without speculation.
+    pub max_draft_tokens: usize,
     /// The most requests that are accepted and have not ended.
     pub max_live: usize,
     /// The model's vocabulary.
@@ -72,7 +114,7 @@ pub struct Limits {
 
 impl Limits {
     pub(crate) fn derive(config: &EngineConfig, model: &dyn LanguageModel) -> Result<Self, StartError> {
-        let &EngineConfig { max_num_seqs, max_num_batched_tokens, max_model_len, kv_cache, max_waiting } = config;
+        let &EngineConfig { max_num_seqs, max_num_batched_tokens, max_model_len, kv_cache, max_waiting, .. } = config;
         if max_num_seqs == 0 {
             return Err(StartError::Zero("max_num_seqs"));
         }
@@ -102,6 +144,15 @@ impl Limits {
             let needed = max_model_len.div_ceil(BLOCK_SIZE);
             return Err(StartError::CacheTooSmall { num_blocks, needed, block_bytes, max_model_len });
         }
+        let max_draft_tokens = match config.speculative_tokens {
+            SpeculativeTokens::Auto if model.has_mtp() => MAX_AUTO_DRAFT_TOKENS,
+            SpeculativeTokens::Auto | SpeculativeTokens::Fixed(0) => 0,
+            SpeculativeTokens::Fixed(_) if !model.has_mtp() => return Err(StartError::NoMtp),
+            SpeculativeTokens::Fixed(wanted) if wanted > MAX_SPECULATIVE_TOKENS => {
+                return Err(StartError::DraftTooLong { wanted });
+            }
+            SpeculativeTokens::Fixed(num_tokens) => num_tokens,
+        };
         let max_prompt_logprob_rows = MAX_PROMPT_LOGPROB_ROWS.min(max_num_batched_tokens);
         Ok(Limits {
             max_num_seqs,
@@ -109,7 +160,8 @@ impl Limits {
             max_model_len,
             num_blocks,
             max_prompt_logprob_rows,
-            max_num_logits: max_num_batched_tokens.min(max_num_seqs + max_prompt_logprob_rows),
+            max_num_logits: max_num_batched_tokens.min(max_num_seqs * (1 + max_draft_tokens) + max_prompt_logprob_rows),
+            max_draft_tokens,
             max_live: max_num_seqs + max_waiting,
             vocab_size: model.vocab_size(),
         })

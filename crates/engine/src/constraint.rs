@@ -2,7 +2,8 @@
 //!
 //! The engine knows no text, so it knows no grammar either: it asks a [`Constraint`] which tokens may come next, and tells it
 //! which one came. The question is asked on worker threads while the model computes the logits that the answer is for, and
-//! once per token: a preempted sequence keeps its constraint as it is, because its tokens stay what they are.
+//! once per token: a preempted sequence keeps its constraint as it is, because its tokens stay what they are. Where a step may
+//! give several tokens, because some are drafted, a copy of the constraint is led along the draft.
 //!
 //! # Ends
 //!
@@ -81,37 +82,79 @@ impl fmt::Debug for dyn Constraint {
     }
 }
 
-/// A sequence's constraint, and its answer for the next token.
+/// A sequence's constraint, and its answers for the tokens that the step in progress may give.
 #[derive(Debug)]
 pub(crate) struct Constrained {
     constraint: Box<dyn Constraint>,
+    /// The first belongs to the next token, the others to the tokens after those of the draft.
+    answers: Vec<Answer>,
+    num_answers: usize,
+    num_taken: usize,
+}
+
+#[derive(Debug)]
+struct Answer {
     mask: TokenMask,
-    /// What `mask` means; `None` until it was asked about the next token.
-    answer: Option<Result<Allowed, ConstraintError>>,
+    /// What `mask` means.
+    allowed: Result<Allowed, ConstraintError>,
+}
+
+impl Answer {
+    fn contains(&self, id: u32) -> bool {
+        match self.allowed {
+            Ok(Allowed::Anything) => true,
+            Ok(Allowed::Tokens | Allowed::TokensOrEnd) => self.mask.contains(id),
+            Err(_) => false,
+        }
+    }
 }
 
 impl Constrained {
     pub(crate) fn new(constraint: Box<dyn Constraint>, vocab_size: usize) -> Self {
-        Constrained { constraint, mask: TokenMask::new(vocab_size), answer: None }
+        let answer = Answer { mask: TokenMask::new(vocab_size), allowed: Ok(Allowed::Anything) };
+        Constrained { constraint, answers: vec![answer], num_answers: 0, num_taken: 0 }
     }
 
-    /// Finds out what may come next.
-    pub(crate) fn prepare(&mut self, sampling: &SamplingParams) {
-        let answer = guard(|| self.constraint.allowed(&mut self.mask));
+    /// Finds out what may come next, and what may come after the tokens of a draft. A draft that goes against the constraint or
+    /// ends the output is followed no further: nothing can come after it.
+    pub(crate) fn prepare(&mut self, sampling: &SamplingParams, draft_ids: &[u32]) {
+        (self.num_answers, self.num_taken) = (0, 0);
+        self.ask(None, sampling);
+        if draft_ids.is_empty() {
+            return;
+        }
+        let Ok(mut fork) = guard(|| Ok(self.constraint.boxed_clone())) else { return };
+        for &id in draft_ids {
+            if !self.answers[self.num_answers - 1].contains(id)
+                || sampling.stops_at(id)
+                || guard(|| fork.accept(id)) != Ok(Progress::Open)
+            {
+                return;
+            }
+            self.ask(Some(&mut fork), sampling);
+        }
+    }
+
+    /// Asks a constraint, the sequence's own or a fork of it.
+    fn ask(&mut self, fork: Option<&mut Box<dyn Constraint>>, sampling: &SamplingParams) {
+        if self.answers.len() == self.num_answers {
+            let mask = TokenMask::new(self.answers[0].mask.vocab_size());
+            self.answers.push(Answer { mask, allowed: Ok(Allowed::Anything) });
+        }
+        let constraint = fork.unwrap_or(&mut self.constraint);
+        let Answer { mask, allowed } = &mut self.answers[self.num_answers];
+        self.num_answers += 1;
+        *allowed = guard(|| constraint.allowed(mask));
         let SamplingParams { stop_token_ids, eos_token_ids, ignore_eos, .. } = sampling;
-        match answer {
-            Ok(Allowed::Tokens) => eos_token_ids.iter().for_each(|&id| self.mask.remove(id)),
+        match allowed {
+            Ok(Allowed::Tokens) => eos_token_ids.iter().for_each(|&id| mask.remove(id)),
             Ok(Allowed::TokensOrEnd) => {
-                stop_token_ids.iter().for_each(|&id| self.mask.insert(id));
+                stop_token_ids.iter().for_each(|&id| mask.insert(id));
                 let change = if *ignore_eos { TokenMask::remove } else { TokenMask::insert };
-                eos_token_ids
-                    .iter()
-                    .filter(|id| !stop_token_ids.contains(id))
-                    .for_each(|&id| change(&mut self.mask, id));
+                eos_token_ids.iter().filter(|id| !stop_token_ids.contains(id)).for_each(|&id| change(mask, id));
             }
             Ok(Allowed::Anything) | Err(_) => {}
         }
-        self.answer = Some(answer);
     }
 
     /// The tokens that may come next; `None` are all.
@@ -119,9 +162,12 @@ impl Constrained {
     /// # Errors
     /// What the constraint answered.
     pub(crate) fn mask(&self) -> Result<Option<&TokenMask>, ConstraintError> {
-        match self.answer.clone().expect("a sequence that samples was prepared in the same step")? {
+        let answers = &self.answers[..self.num_answers];
+        let Answer { mask, allowed } =
+            answers.get(self.num_taken).expect("a sequence that samples was prepared in the same step");
+        match allowed.clone()? {
             Allowed::Anything => Ok(None),
-            Allowed::Tokens | Allowed::TokensOrEnd => Ok(Some(&self.mask)),
+            Allowed::Tokens | Allowed::TokensOrEnd => Ok(Some(mask)),
         }
     }
 
@@ -130,7 +176,7 @@ impl Constrained {
     /// # Errors
     /// What the constraint says about it.
     pub(crate) fn accept(&mut self, id: u32) -> Result<Progress, ConstraintError> {
-        self.answer = None;
+        self.num_taken += 1;
         guard(|| self.constraint.accept(id))
     }
 }

@@ -52,12 +52,23 @@ pub enum StartError {
         /// Tokens of the longest sequence.
         max_model_len: usize,
     },
+    /// Drafts were asked for.
+    #[error(
+        "the model has no MTP module, so it cannot draft tokens: leave speculation off, or use a checkpoint that has one"
+    )]
+    NoMtp,
+    /// A draft longer than any that is worth it.
+    #[error("drafts of {wanted} tokens are asked for; they can have at most {}", crate::MAX_SPECULATIVE_TOKENS)]
+    DraftTooLong {
+        /// As configured.
+        wanted: usize,
+    },
     /// The model could not take its memory.
     #[error("the model could not allocate its memory: {0}")]
     Model(#[from] cachalot_model::Error),
-    /// There are no threads for the constraints of requests.
-    #[error("could not start the threads that compute token masks: {0}")]
-    MaskThreads(#[source] rayon::ThreadPoolBuildError),
+    /// There are no threads for what is done beside the model.
+    #[error("could not start the threads that work beside the model: {0}")]
+    SideThreads(#[source] rayon::ThreadPoolBuildError),
     /// The operating system gave no thread.
     #[error("could not start the engine's thread: {0}")]
     Thread(#[source] std::io::Error),

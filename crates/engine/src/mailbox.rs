@@ -2,18 +2,21 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::block_hash::BlockHash;
 use crate::sequence::SeqId;
-use crate::{EngineStats, Event, Request, SubmitError};
+use crate::{EngineStats, Event, Health, Request, SubmitError};
 
 /// A request on its way to the scheduler.
 #[derive(Debug)]
 pub(crate) struct Submission {
     pub(crate) seq_id: SeqId,
     pub(crate) request: Request,
+    /// Names of the full blocks of the prompt; empty without a prefix cache.
+    pub(crate) block_hashes: Vec<BlockHash>,
     pub(crate) events: UnboundedSender<Event>,
     pub(crate) arrival: Instant,
 }
@@ -46,21 +49,34 @@ struct State {
     /// The engine waits on `arrived`.
     asleep: bool,
     stats: EngineStats,
+    /// When the step in progress began.
+    step_began: Option<Instant>,
+    /// The latest step that failed, and how.
+    latest_fault: Option<(Instant, String)>,
 }
 
 /// Bounded by the count of accepted requests; one short lock per call.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     max_live: usize,
+    step_timeout: Duration,
     state: Mutex<State>,
     arrived: Condvar,
 }
 
 impl Mailbox {
-    pub(crate) fn new(max_live: usize, stats: EngineStats) -> Self {
-        let state =
-            State { phase: Phase::Open, mail: Mail::default(), next_seq_id: 0, num_live: 0, asleep: false, stats };
-        Mailbox { max_live, state: Mutex::new(state), arrived: Condvar::new() }
+    pub(crate) fn new(max_live: usize, step_timeout: Duration, stats: EngineStats) -> Self {
+        let state = State {
+            phase: Phase::Open,
+            mail: Mail::default(),
+            next_seq_id: 0,
+            num_live: 0,
+            asleep: false,
+            stats,
+            step_began: None,
+            latest_fault: None,
+        };
+        Mailbox { max_live, step_timeout, state: Mutex::new(state), arrived: Condvar::new() }
     }
 
     /// Every critical section leaves the state whole, so a panic of another thread does not spoil it.
@@ -68,7 +84,11 @@ impl Mailbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn submit(&self, request: Request) -> Result<(SeqId, UnboundedReceiver<Event>), SubmitError> {
+    pub(crate) fn submit(
+        &self,
+        request: Request,
+        block_hashes: Vec<BlockHash>,
+    ) -> Result<(SeqId, UnboundedReceiver<Event>), SubmitError> {
         let mut state = self.lock();
         match &state.phase {
             Phase::Open => {}
@@ -82,7 +102,7 @@ impl Mailbox {
         state.next_seq_id += 1;
         state.num_live += 1;
         let (events, receiver) = unbounded_channel();
-        state.mail.submissions.push_back(Submission { seq_id, request, events, arrival: Instant::now() });
+        state.mail.submissions.push_back(Submission { seq_id, request, block_hashes, events, arrival: Instant::now() });
         if state.asleep {
             self.arrived.notify_one();
         }
@@ -122,16 +142,44 @@ impl Mailbox {
         }
     }
 
-    /// Takes the mail into `mail`, which is empty and keeps its memory.
-    pub(crate) fn take(&self, mail: &mut Mail) -> Phase {
+    /// Takes the mail into `mail`, which is empty and keeps its memory. A step begins.
+    pub(crate) fn take(&self, mail: &mut Mail, now: Instant) -> Phase {
         let mut state = self.lock();
+        state.step_began = Some(now);
         std::mem::swap(&mut state.mail, mail);
         state.phase.clone()
     }
 
-    /// Notes that `num_ended` requests have ended, and what a reader of the statistics shall see.
+    /// Notes that a step has failed.
+    pub(crate) fn note_fault(&self, message: &str) {
+        self.lock().latest_fault = Some((Instant::now(), message.to_owned()));
+    }
+
+    pub(crate) fn health(&self, now: Instant) -> Health {
+        let state = self.lock();
+        if let Phase::Stopped { failure } = &state.phase {
+            return Health::Stopped { failure: failure.clone() };
+        }
+        if let Some(since) = state.step_began.map(|began| now.saturating_duration_since(began))
+            && since > self.step_timeout
+        {
+            return Health::Stuck { since };
+        }
+        match &state.latest_fault {
+            Some((when, message)) if now.saturating_duration_since(*when) < Health::DEGRADED_FOR => {
+                Health::Degraded { reason: format!("a step has failed: {message}") }
+            }
+            _ if state.num_live >= self.max_live => {
+                Health::Degraded { reason: format!("the queue is full: {} requests wait or run", self.max_live) }
+            }
+            _ => Health::Ready,
+        }
+    }
+
+    /// A step is over. Notes that `num_ended` requests have ended, and what a reader of the statistics shall see.
     pub(crate) fn report(&self, num_ended: usize, stats: EngineStats) {
         let mut state = self.lock();
+        state.step_began = None;
         state.num_live -= num_ended;
         let num_submitted = state.mail.submissions.len();
         state.stats = EngineStats { num_waiting: stats.num_waiting + num_submitted, ..stats };

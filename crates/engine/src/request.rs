@@ -1,11 +1,12 @@
 //! What goes into the engine and what comes out.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use crate::{Constraint, Limits, SubmitError};
 
 /// One sequence to generate. A request for `n` choices is `n` of these.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Request {
     /// The prompt; not empty.
     pub prompt_ids: Vec<u32>,
@@ -13,6 +14,39 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// What the output must be like; `None` leaves the choice to the model.
     pub constraint: Option<Box<dyn Constraint>>,
+    /// Who goes first.
+    pub priority: Priority,
+    /// The request fails if it has not ended after so long.
+    pub timeout: Option<Duration>,
+    /// Requests share what the cache holds of their prompts only if their salts are the same.
+    pub cache_salt: String,
+}
+
+/// Who goes first. Within a class it is who came first. Between classes, a request goes as if it had come
+/// [`AGING`](Self::AGING) later for each class below the highest; so whoever waits for long enough goes before anyone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// Somebody waits for the answer, and matters more than others.
+    High,
+    /// Somebody waits for the answer.
+    #[default]
+    Normal,
+    /// Nobody waits for the answer.
+    Low,
+}
+
+impl Priority {
+    /// How long the requests of a class go before those of the next class that came at the same time.
+    pub const AGING: Duration = Duration::from_secs(60);
+
+    /// How much later than it came a request of this class is taken to have come.
+    pub(crate) fn handicap(self) -> Duration {
+        match self {
+            Priority::High => Duration::ZERO,
+            Priority::Normal => Self::AGING,
+            Priority::Low => 2 * Self::AGING,
+        }
+    }
 }
 
 /// How tokens are chosen and when generation stops.
@@ -113,14 +147,50 @@ pub enum Event {
     Finished {
         /// Why.
         reason: FinishReason,
-        /// Prompt tokens whose keys came from the prefix cache.
-        num_cached_tokens: u32,
+        /// How it went.
+        report: Box<Report>,
     },
     /// The request failed inside the engine.
     Failed {
+        /// What kind of failure it is.
+        failure: Failure,
         /// What happened, for the client.
         message: String,
     },
+}
+
+/// Why a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// Something about this request: others are not concerned.
+    Request,
+    /// The step that computed it, and everything else in that step.
+    Step,
+    /// Its [`timeout`](Request::timeout) is over.
+    Timeout,
+    /// The engine stops.
+    Shutdown,
+}
+
+/// What a request has cost, and when it came how far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Prompt tokens whose keys came from the prefix cache.
+    pub num_cached_tokens: u32,
+    /// Entry `i`: how often the `i`-th token of a draft was verified.
+    pub num_drafted: Vec<u32>,
+    /// Entry `i`: how often it was the token that the model chose.
+    pub num_accepted: Vec<u32>,
+    /// Times that it gave up its blocks to be computed again.
+    pub num_preemptions: u32,
+    /// When it was accepted.
+    pub arrival: Instant,
+    /// When it was first computed.
+    pub first_scheduled: Instant,
+    /// When it had its first token, if it had any.
+    pub first_token: Option<Instant>,
+    /// When it ended.
+    pub end: Instant,
 }
 
 /// Why generation ended.
@@ -163,6 +233,12 @@ impl Request {
 }
 
 impl SamplingParams {
+    /// Whether this token ends the output.
+    pub(crate) fn stops_at(&self, id: u32) -> bool {
+        let SamplingParams { stop_token_ids, eos_token_ids, ignore_eos, .. } = self;
+        stop_token_ids.contains(&id) || (!ignore_eos && eos_token_ids.contains(&id))
+    }
+
     /// Checks the range of every parameter. Stop tokens may lie outside the vocabulary: they then never come up.
     fn check(&self) -> Result<(), SubmitError> {
         let require = |holds: bool, name: &str, range: &str, got: &dyn std::fmt::Display| {

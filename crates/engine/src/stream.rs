@@ -6,9 +6,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::Event;
 use crate::mailbox::Mailbox;
 use crate::sequence::SeqId;
+use crate::{Event, Failure};
 
 /// The events of one accepted request. Dropping it cancels the request; its blocks are free before the next step.
 ///
@@ -67,8 +67,10 @@ impl EventStream {
 
     /// Remembers the end of the stream, and makes one if the engine is gone without having sent it.
     fn note(&mut self, event: Option<Event>) -> Option<Event> {
-        let event = event
-            .unwrap_or_else(|| Event::Failed { message: "the engine stopped before the request was finished".into() });
+        let event = event.unwrap_or_else(|| {
+            let message = "the engine stopped before the request was finished".into();
+            Event::Failed { failure: Failure::Shutdown, message }
+        });
         self.ended = matches!(event, Event::Finished { .. } | Event::Failed { .. });
         Some(event)
     }

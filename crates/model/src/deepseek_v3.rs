@@ -15,7 +15,7 @@ use cachalot_weights::{Checkpoint, Config, DeepseekV3Config, IndexerConfig, Shar
 use crate::layer::{Attention, IndexerWeights, Layer, Mlp, Moe};
 use crate::memory::{Activations, IndexerActivations, LayerCache};
 use crate::rotary::Rotary;
-use crate::{BLOCK_SIZE, Batch, Error, LanguageModel, Result};
+use crate::{BLOCK_SIZE, Batch, Error, HiddenStates, LanguageModel, Result};
 
 /// The norms inside attention (`q_a_layernorm`, `kv_a_layernorm`, the indexer's `k_norm`) do not take `rms_norm_eps`: the
 /// published code and transformers construct them with their default.
@@ -122,70 +122,6 @@ impl DeepseekV3 {
             max_model_len,
         })
     }
-
-    /// Whether the MTP module was loaded.
-    pub fn has_mtp(&self) -> bool {
-        self.mtp.is_some()
-    }
-
-    /// Runs the MTP module over the tokens of the step that [`forward`](LanguageModel::forward) computed last.
-    ///
-    /// `u_i = eh_proj [enorm(E(t_{i+1})) ; hnorm(h_i)]`, where `h_i` is the main model's output after its final norm;
-    /// then one decoder layer, `shared_head.norm`, and the head. Row `i` predicts token `i + 2`.
-    ///
-    /// `next_ids` is `[num_tokens]`, the token after each of the batch's tokens; `logits` is
-    /// `[logits_indices.len(), vocab_size]`, overwritten. The embedding and the head are the main model's: the copies in
-    /// the checkpoint's MTP layer are documented to be the same.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] without an MTP module or if `next_ids` has the wrong length; whatever an operation refuses.
-    ///
-    /// # Source
-    /// DeepSeek-V3 report, section 2.2; order of the concatenation and the normed hidden state as vLLM and SGLang have it.
-    pub fn forward_mtp(&mut self, batch: &Batch, next_ids: &[u32], logits: &mut [f32]) -> Result<()> {
-        let (ctx, num_tokens) = (&self.ctx, batch.num_tokens());
-        let (Some(mtp), Some(memory)) = (&self.mtp, &mut self.memory) else {
-            return Err(Error::Invalid("the MTP module is not loaded or its memory is not allocated".into()));
-        };
-        if next_ids.len() != num_tokens {
-            return Err(Error::Invalid(format!("{} next_ids for a step of {num_tokens} tokens", next_ids.len())));
-        }
-        let (hidden_size, eps) = (self.config.hidden_size, self.config.rms_norm_eps as f32);
-        let Memory { activations: act, caches } = memory;
-        let (Some(eh), Some(cache)) = (&mut act.eh, caches.last_mut()) else {
-            return Err(Error::Invalid("the MTP module has no memory".into()));
-        };
-        embedding(
-            ctx,
-            Embedding { ids: next_ids, table: self.embed_tokens.view(), out: act.normed.rows_mut(num_tokens) },
-        )?;
-        rms_norm(
-            ctx,
-            RmsNorm {
-                x: act.normed.rows(num_tokens),
-                weight: mtp.enorm.view(),
-                eps,
-                residual: None,
-                out: eh.rows_mut(num_tokens).columns(0..hidden_size),
-            },
-        )?;
-        rms_norm(
-            ctx,
-            RmsNorm {
-                x: act.hidden_states.rows(num_tokens),
-                weight: mtp.hnorm.view(),
-                eps,
-                residual: None,
-                out: eh.rows_mut(num_tokens).columns(hidden_size..2 * hidden_size),
-            },
-        )?;
-        linear(ctx, Linear { x: eh.rows(num_tokens), weight: &mtp.eh_proj, out: act.residual.rows_mut(num_tokens) })?;
-        let step = Step { ctx, config: &self.config, rotary: &self.rotary, batch };
-        step.first_norm(&mtp.layer.input_layernorm, act)?;
-        step.layer(&mtp.layer, cache, act)?;
-        step.next_norm(&mtp.norm, act)?;
-        head(ctx, batch, &self.lm_head, act.normed.rows(num_tokens), &mut act.selected, logits)
-    }
 }
 
 impl LanguageModel for DeepseekV3 {
@@ -250,6 +186,61 @@ impl LanguageModel for DeepseekV3 {
             },
         )?;
         head(ctx, batch, &self.lm_head, act.hidden_states.rows(num_tokens), &mut act.selected, logits)
+    }
+
+    fn has_mtp(&self) -> bool {
+        self.mtp.is_some()
+    }
+
+    /// `u_p = eh_proj [enorm(E(t_{p+1})) ; hnorm(h_p)]`, then one decoder layer, `shared_head.norm`, and the head. The embedding
+    /// and the head are the main model's: the copies in the checkpoint's MTP layer are documented to be the same.
+    ///
+    /// # Source
+    /// DeepSeek-V3 report, section 2.2; order of the concatenation and the normed hidden state as vLLM and SGLang have it.
+    fn forward_mtp(&mut self, batch: &Batch, hidden_states: HiddenStates<'_>, logits: &mut [f32]) -> Result<()> {
+        let (ctx, num_tokens) = (&self.ctx, batch.num_tokens());
+        let (Some(mtp), Some(memory)) = (&self.mtp, &mut self.memory) else {
+            return Err(Error::Invalid("the MTP module is not loaded or its memory is not allocated".into()));
+        };
+        let (hidden_size, eps) = (self.config.hidden_size, self.config.rms_norm_eps as f32);
+        let Memory { activations: act, caches } = memory;
+        let (Some(eh), Some(cache)) = (&mut act.eh, caches.last_mut()) else {
+            return Err(Error::Invalid("the MTP module has no memory".into()));
+        };
+        let (h, rows) = match hidden_states {
+            HiddenStates::Main(rows) => (&act.hidden_states, rows),
+            HiddenStates::Mtp(rows) => (&act.selected, rows),
+        };
+        let table = h.view();
+        embedding(ctx, Embedding { ids: rows, table, out: act.delta.rows_mut(num_tokens) })?;
+        rms_norm(
+            ctx,
+            RmsNorm {
+                x: act.delta.rows(num_tokens),
+                weight: mtp.hnorm.view(),
+                eps,
+                residual: None,
+                out: eh.rows_mut(num_tokens).columns(hidden_size..2 * hidden_size),
+            },
+        )?;
+        let table = self.embed_tokens.view();
+        embedding(ctx, Embedding { ids: &batch.input_ids, table, out: act.normed.rows_mut(num_tokens) })?;
+        rms_norm(
+            ctx,
+            RmsNorm {
+                x: act.normed.rows(num_tokens),
+                weight: mtp.enorm.view(),
+                eps,
+                residual: None,
+                out: eh.rows_mut(num_tokens).columns(0..hidden_size),
+            },
+        )?;
+        linear(ctx, Linear { x: eh.rows(num_tokens), weight: &mtp.eh_proj, out: act.residual.rows_mut(num_tokens) })?;
+        let step = Step { ctx, config: &self.config, rotary: &self.rotary, batch };
+        step.first_norm(&mtp.layer.input_layernorm, act)?;
+        step.layer(&mtp.layer, cache, act)?;
+        step.next_norm(&mtp.norm, act)?;
+        head(ctx, batch, &self.lm_head, act.normed.rows(num_tokens), &mut act.selected, logits)
     }
 }
 

@@ -25,6 +25,45 @@ pub trait LanguageModel: Send {
     /// # Errors
     /// If the step failed; the caches of the batch's slots are then undefined.
     fn forward(&mut self, batch: &Batch, logits: &mut [f32]) -> Result<()>;
+
+    /// Whether the model has a multi-token-prediction module, so that [`forward_mtp`](Self::forward_mtp) can draft.
+    fn has_mtp(&self) -> bool {
+        false
+    }
+
+    /// Runs the MTP module: for each of the batch's tokens, it takes the token itself and the hidden state of the position
+    /// before, writes its own keys to the batch's slots, and predicts the token that comes next.
+    ///
+    /// A row is about position `p`: `positions` and `slot_mapping` are those of `p`, `input_ids` has the token at `p + 1`, and
+    /// `hidden_states` says where the hidden state of `p` is. Row `j` of `logits`, `[logits_indices.len(), vocab_size]`,
+    /// overwritten, predicts the token at `p + 2`.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), and if there is no MTP module.
+    fn forward_mtp(&mut self, batch: &Batch, hidden_states: HiddenStates<'_>, logits: &mut [f32]) -> Result<()> {
+        let _ = (batch, hidden_states, logits);
+        Err(Error::Invalid("the model has no MTP module".into()))
+    }
+}
+
+/// Where [`LanguageModel::forward_mtp`] takes a hidden state for each of its rows from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HiddenStates<'a> {
+    /// `[num_tokens]`: rows of the batch that [`LanguageModel::forward`] computed last; the main model's output after its
+    /// final norm.
+    Main(&'a [u32]),
+    /// `[num_tokens]`: rows of the logits that [`LanguageModel::forward_mtp`] computed last; the module's own output after its
+    /// norm, which stands in for the hidden state that the main model will compute.
+    Mtp(&'a [u32]),
+}
+
+impl HiddenStates<'_> {
+    /// The rows, wherever they are.
+    pub fn rows(&self) -> &[u32] {
+        match self {
+            HiddenStates::Main(rows) | HiddenStates::Mtp(rows) => rows,
+        }
+    }
 }
 
 /// Why a model could not be built or a step failed.

@@ -14,4 +14,4 @@ mod rotary;
 
 pub use batch::{BLOCK_SIZE, Batch};
 pub use deepseek_v3::{DeepseekV3, Options};
-pub use language_model::{Error, LanguageModel, Result};
+pub use language_model::{Error, HiddenStates, LanguageModel, Result};

@@ -149,7 +149,12 @@ impl Generation {
         for (prompt_ids, sampling) in prompts {
             for i in 0..choices_per_prompt {
                 let sampling = SamplingParams { seed: choice_seed(sampling.seed, i), ..sampling.clone() };
-                let request = Request { prompt_ids: prompt_ids.clone(), sampling, constraint: constraint.clone() };
+                let request = Request {
+                    prompt_ids: prompt_ids.clone(),
+                    sampling,
+                    constraint: constraint.clone(),
+                    ..Request::default()
+                };
                 let events = Some(engine.submit(request).map_err(refusal)?);
                 choices.push(Choice {
                     events,
@@ -238,15 +243,15 @@ impl Choice {
                 }
                 Ok(Output::Token(TokenOutput { id, deltas, channel, logprobs, text_offset }))
             }
-            Some(Event::Finished { reason, num_cached_tokens }) => {
+            Some(Event::Finished { reason, report }) => {
                 self.events = None;
-                self.num_cached_tokens = num_cached_tokens as usize;
+                self.num_cached_tokens = report.num_cached_tokens as usize;
                 Ok(self.end(match reason {
                     FinishReason::Stop { .. } | FinishReason::Complete => EndReason::Stop,
                     FinishReason::Length => EndReason::Length,
                 }))
             }
-            Some(Event::Failed { message }) => Err(ApiError::internal(format!("The request failed: {message}"))),
+            Some(Event::Failed { message, .. }) => Err(ApiError::internal(format!("The request failed: {message}"))),
             None => Err(ApiError::internal("The engine ended the request without saying why")),
         }))
     }

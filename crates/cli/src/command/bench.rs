@@ -88,7 +88,9 @@ struct Run {
 /// # Errors
 /// If the model cannot be loaded, or the sequences do not fit into its context.
 pub(crate) fn run(args: BenchArgs) -> anyhow::Result<()> {
-    let loaded = load::load(&ModelConfig::new(&args.model, args.batch.get(), 0)?)?;
+    // Every prompt is to be computed, also when it is repeated.
+    let config = ModelConfig { prefix_cache: false, ..ModelConfig::new(&args.model, args.batch.get(), 0)? };
+    let loaded = load::load(&config)?;
     let needed = args.prompt_tokens.get() + args.generate_tokens as usize;
     let max_model_len = loaded.engine.limits().max_model_len;
     if needed > max_model_len {
@@ -121,7 +123,7 @@ async fn measure(loaded: &Loaded, prompts: &mut Prompts, args: &BenchArgs) -> an
         .map(|_| Request {
             prompt_ids: prompts.take(args.prompt_tokens.get()),
             sampling: SamplingParams { max_tokens: args.generate_tokens, ..SamplingParams::default() },
-            constraint: None,
+            ..Request::default()
         })
         .collect();
     let started = Instant::now();
@@ -140,7 +142,7 @@ async fn measure(loaded: &Loaded, prompts: &mut Prompts, args: &BenchArgs) -> an
                     first_tokens_at = Some(Instant::now());
                 }
             }
-            Event::Failed { message } => bail!("the engine failed: {message}"),
+            Event::Failed { message, .. } => bail!("the engine failed: {message}"),
             Event::Prompt { .. } | Event::Finished { .. } => {}
         }
     }

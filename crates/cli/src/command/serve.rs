@@ -4,10 +4,11 @@
 //! there. A first SIGINT or SIGTERM ends it in order; a second one ends it at once.
 
 use std::io::{self, Write};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use cachalot_engine::{EngineHandle, Health, OnFault};
 use cachalot_server::{AllowedOrigins, AppState, MissingReasoning, Served, ServerConfig, install_metrics};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
@@ -22,6 +23,9 @@ use crate::env;
 use crate::hint::ResultExt;
 use crate::load;
 
+/// How often the engine is looked after.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Serve a model over an OpenAI-compatible API
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ServeArgs {
@@ -33,6 +37,15 @@ pub(crate) struct ServeArgs {
     /// The most requests that wait; further ones are answered with 503
     #[arg(long, env = env::MAX_WAITING, value_name = "N", default_value = "512", help_heading = "Model")]
     max_waiting: usize,
+    /// Whether requests share what the KV cache holds of their prompts
+    #[arg(long, env = env::PREFIX_CACHE, value_name = "WHETHER", default_value = "on", help_heading = "Model")]
+    prefix_cache: Switch,
+    /// What to do when the model fails in a step: restart with an empty cache, and exit if it goes on failing, or exit at once
+    #[arg(long, env = env::ON_FAULT, value_name = "POLICY", default_value = "restart", help_heading = "Model")]
+    on_fault: OnFaultPolicy,
+    /// A step that takes longer than this many seconds is stuck: the server says so and exits
+    #[arg(long, env = env::STEP_TIMEOUT, value_name = "SECONDS", default_value = "300", help_heading = "Model")]
+    step_timeout: NonZeroU64,
     /// Address to listen on; 0.0.0.0 is every address of this machine
     #[arg(long, env = env::HOST, value_name = "HOST", default_value = "127.0.0.1", help_heading = "Server")]
     host: String,
@@ -87,6 +100,24 @@ enum MissingReasoningPolicy {
     Accept,
 }
 
+/// The values of `--prefix-cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+/// The values of `--on-fault`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OnFaultPolicy {
+    /// Go on with an empty cache.
+    Restart,
+    /// End the process.
+    Exit,
+}
+
 impl From<MissingReasoningPolicy> for MissingReasoning {
     fn from(policy: MissingReasoningPolicy) -> Self {
         match policy {
@@ -104,7 +135,15 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Every running sequence advances in every step, so a step cannot have fewer tokens than there are sequences.
     let default_max_num_seqs = args.model.max_num_batched_tokens.get().min(64);
     let max_num_seqs = args.max_num_seqs.map_or(default_max_num_seqs, NonZeroUsize::get);
-    let model = ModelConfig::new(&args.model, max_num_seqs, args.max_waiting)?;
+    let model = ModelConfig {
+        prefix_cache: args.prefix_cache == Switch::On,
+        on_fault: match args.on_fault {
+            OnFaultPolicy::Restart => OnFault::Restart,
+            OnFaultPolicy::Exit => OnFault::Exit,
+        },
+        step_timeout: Duration::from_secs(args.step_timeout.get()),
+        ..ModelConfig::new(&args.model, max_num_seqs, args.max_waiting)?
+    };
     let model_name = args.served_model_name.clone().unwrap_or_else(|| model.source.name().to_owned());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(&args, model, model_name));
@@ -155,6 +194,7 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
                     }
                 })?;
             }
+            tokio::spawn(watch(loaded.engine.clone()));
             state.publish(Served {
                 model_name,
                 engine: loaded.engine,
@@ -179,6 +219,29 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
     server.await.context("the server ended in a panic")?.context("the server's socket failed")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Ends the process when the engine cannot go on: a step that is stuck cannot be interrupted, and a model that keeps failing
+/// needs its weights and its device anew. Whoever runs the server starts it again.
+async fn watch(engine: EngineHandle) {
+    loop {
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        match engine.health() {
+            Health::Ready | Health::Degraded { .. } => continue,
+            Health::Stopped { failure: None } => return,
+            Health::Stopped { failure: Some(failure) } => {
+                tracing::error!("the engine has stopped, so the server ends: {failure}")
+            }
+            Health::Stuck { since } => tracing::error!(
+                "a step of the engine has taken {} s and is not over, so the server ends; --step-timeout is how long it may take",
+                since.as_secs()
+            ),
+        }
+        // Those who wait for an answer of a failed step get it first.
+        tokio::time::sleep(WATCH_INTERVAL).await;
+        #[expect(clippy::exit, reason = "a thread that is stuck cannot be joined")]
+        std::process::exit(1);
+    }
 }
 
 /// Writes to standard output at once, also into a pipe. A server goes on if nobody reads it.

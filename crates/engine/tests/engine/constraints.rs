@@ -91,7 +91,7 @@ impl Constraint for Until {
 }
 
 fn constrained(constraint: impl Constraint + 'static, sampling: SamplingParams) -> Request {
-    Request { prompt_ids: vec![3, 9], sampling, constraint: Some(Box::new(constraint)) }
+    Request { prompt_ids: vec![3, 9], sampling, constraint: Some(Box::new(constraint)), ..Request::default() }
 }
 
 /// The model likes token 1, the end, best, then `favourite`, then the lower ids.
@@ -285,7 +285,7 @@ proptest! {
             };
             let prompt_ids = (0..num_prompt_tokens).map(|i| (i as u32 * 7 + seed as u32) % VOCAB_SIZE as u32).collect();
             let constraint = is_constrained.then(|| Box::new(Digits::new(longest)) as Box<dyn Constraint>);
-            Request { prompt_ids, sampling, constraint }
+            Request { prompt_ids, sampling, constraint, ..Request::default() }
         };
         let (mut engine, handle) = engine(PagedModel::hashing(), config.clone());
         let mut streams: Vec<_> = jobs.iter().map(|job| handle.submit(request(job)).unwrap()).collect();

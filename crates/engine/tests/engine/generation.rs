@@ -7,7 +7,7 @@ use crate::{alone, engine, finish_reason, ready, run, small, token_ids};
 
 /// What a counting model yields after token 9: 10, 11, …
 fn check_end(sampling: SamplingParams, expected_ids: &[u32], expected_reason: FinishReason) {
-    let request = Request { prompt_ids: vec![3, 9], sampling, constraint: None };
+    let request = Request { prompt_ids: vec![3, 9], sampling, ..Request::default() };
     let events = alone(PagedModel::counting(), small(), request.clone());
     assert_eq!(token_ids(&events), expected_ids, "{request:?}");
     assert_eq!(finish_reason(&events), Some(expected_reason), "{request:?}");
@@ -47,7 +47,7 @@ fn a_full_context_ends_generation() {
         let events = alone(
             PagedModel::counting(),
             small(),
-            Request { prompt_ids: vec![1; num_prompt_tokens], sampling, constraint: None },
+            Request { prompt_ids: vec![1; num_prompt_tokens], sampling, ..Request::default() },
         );
         assert_eq!(token_ids(&events).len(), num_generated, "after {num_prompt_tokens} tokens");
         assert_eq!(finish_reason(&events), Some(FinishReason::Length));
@@ -98,7 +98,7 @@ fn logprobs_are_those_of_the_model_itself() {
         let events = alone(
             PagedModel::new(tied_logits),
             small(),
-            Request { prompt_ids: prompt_ids.clone(), sampling, constraint: None },
+            Request { prompt_ids: prompt_ids.clone(), sampling, ..Request::default() },
         );
         let mut all_ids = prompt_ids;
         for event in &events[..20] {
@@ -117,7 +117,7 @@ fn prompt_logprobs_are_the_same_in_any_chunks() {
     for (max_num_batched_tokens, max_tokens, num_top) in [(256, 3, 2), (64, 3, 2), (7, 0, 20), (4, 1, 0)] {
         let sampling = SamplingParams { prompt_logprobs: Some(num_top), max_tokens, ..Default::default() };
         let config = cachalot_engine::EngineConfig { max_num_batched_tokens, ..small() };
-        let request = Request { prompt_ids: prompt_ids.clone(), sampling, constraint: None };
+        let request = Request { prompt_ids: prompt_ids.clone(), sampling, ..Request::default() };
         let events = alone(PagedModel::new(tied_logits), config, request);
         let Event::Prompt { logprobs } = &events[0] else { panic!("{:?}", events[0]) };
         assert_eq!(logprobs.len(), prompt_ids.len() - 1);
@@ -134,7 +134,8 @@ fn prompt_logprobs_are_the_same_in_any_chunks() {
 #[test]
 fn a_prompt_of_one_token_has_no_logprobs_to_report() {
     let sampling = SamplingParams { prompt_logprobs: Some(3), max_tokens: 1, ..Default::default() };
-    let events = alone(PagedModel::counting(), small(), Request { prompt_ids: vec![4], sampling, constraint: None });
+    let events =
+        alone(PagedModel::counting(), small(), Request { prompt_ids: vec![4], sampling, ..Request::default() });
     assert_eq!(events[0], Event::Prompt { logprobs: Vec::new() });
     assert_eq!(token_ids(&events), [5]);
 }
@@ -143,7 +144,7 @@ fn a_prompt_of_one_token_has_no_logprobs_to_report() {
 fn a_prompt_of_full_length_can_be_scored_without_generating() {
     let sampling = SamplingParams { prompt_logprobs: Some(0), max_tokens: 0, ..Default::default() };
     let events =
-        alone(PagedModel::counting(), small(), Request { prompt_ids: vec![4; 256], sampling, constraint: None });
+        alone(PagedModel::counting(), small(), Request { prompt_ids: vec![4; 256], sampling, ..Request::default() });
     let Event::Prompt { logprobs } = &events[0] else { panic!("{:?}", events[0]) };
     assert_eq!((logprobs.len(), events.len()), (255, 2));
 }
@@ -153,7 +154,7 @@ fn a_seed_reproduces_and_another_does_not() {
     let request = |seed| Request {
         prompt_ids: vec![1, 2, 3],
         sampling: SamplingParams { temperature: 1.0, max_tokens: 50, seed, ..Default::default() },
-        constraint: None,
+        ..Request::default()
     };
     let output = |seed| token_ids(&alone(PagedModel::hashing(), small(), request(seed)));
     assert_eq!(output(7), output(7));

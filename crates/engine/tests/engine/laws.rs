@@ -64,7 +64,7 @@ fn job() -> impl Strategy<Value = Job> {
     let prompt = prop::collection::vec(0..VOCAB_SIZE as u32, 1..300);
     (prompt, sampling(), 0usize..40, prop::option::weighted(0.2, 0usize..60)).prop_map(
         |(prompt_ids, sampling, arrival_step, cancel_step)| Job {
-            request: Request { prompt_ids, sampling, constraint: None },
+            request: Request { prompt_ids, sampling, ..Request::default() },
             arrival_step,
             cancel_step,
         },
@@ -79,6 +79,7 @@ fn config() -> impl Strategy<Value = EngineConfig> {
         max_model_len: Some(MAX_MODEL_LEN),
         kv_cache: KvCacheSize::Blocks(num_blocks),
         max_waiting: 100,
+        ..EngineConfig::default()
     })
 }
 
@@ -146,6 +147,7 @@ fn the_workloads_preempt() {
         max_model_len: Some(MAX_MODEL_LEN),
         kv_cache: KvCacheSize::Blocks(6),
         max_waiting: 100,
+        ..EngineConfig::default()
     };
     let sampling = SamplingParams { temperature: 1.0, max_tokens: 150, prompt_logprobs: Some(2), ..Default::default() };
     let jobs: Vec<_> = (0..4)
@@ -153,7 +155,7 @@ fn the_workloads_preempt() {
             request: Request {
                 prompt_ids: vec![3; 60],
                 sampling: SamplingParams { seed, ..sampling.clone() },
-                constraint: None,
+                ..Request::default()
             },
             arrival_step: 0,
             cancel_step: None,
@@ -173,7 +175,7 @@ fn permuted_arrivals_yield_the_same() {
     let request = |seed: u64| Request {
         prompt_ids: (0..40 + seed as u32 * 7).map(|i| i % 50).collect(),
         sampling: SamplingParams { temperature: 0.8, seed, max_tokens: 40, ..Default::default() },
-        constraint: None,
+        ..Request::default()
     };
     let outputs = |order: &[u64]| {
         let (mut engine, handle) = engine(PagedModel::hashing(), crate::small());

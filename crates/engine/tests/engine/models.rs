@@ -1,6 +1,6 @@
 //! Models small enough to check what they are given.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use cachalot_model::{BLOCK_SIZE, Batch, Error, LanguageModel, Result};
@@ -72,7 +72,7 @@ impl PagedModel {
         assert_eq!(batch.query_start_loc[0], 0);
         assert_eq!(batch.query_start_loc[num_seqs] as usize, batch.num_tokens());
         assert_eq!(batch.block_table.len(), num_seqs * batch.max_blocks);
-        let mut blocks = HashSet::new();
+        let mut written = HashMap::new();
         for seq in 0..num_seqs {
             let rows = batch.query_start_loc[seq] as usize..batch.query_start_loc[seq + 1] as usize;
             assert!(!rows.is_empty(), "a sequence without tokens");
@@ -80,13 +80,26 @@ impl PagedModel {
             let end = batch.seq_lens[seq];
             assert!(batch.positions[rows.clone()].iter().copied().eq(end - rows.len() as u32..end));
             let table = &batch.block_table[seq * batch.max_blocks..(seq + 1) * batch.max_blocks];
-            for &block in &table[..(end as usize).div_ceil(BLOCK_SIZE)] {
-                assert!(blocks.insert(block), "block {block} is used by two sequences or twice");
-            }
+            let blocks = &table[..(end as usize).div_ceil(BLOCK_SIZE)];
+            assert_eq!(blocks.iter().collect::<HashSet<_>>().len(), blocks.len(), "a block is used twice: {blocks:?}");
             for row in rows {
                 let position = batch.positions[row] as usize;
                 let slot = table[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE;
                 assert_eq!(batch.slot_mapping[row] as usize, slot);
+                assert_eq!(
+                    *written.entry(table[position / BLOCK_SIZE]).or_insert(seq),
+                    seq,
+                    "two sequences write to a block"
+                );
+            }
+        }
+        for seq in 0..num_seqs {
+            let table = &batch.block_table[seq * batch.max_blocks..(seq + 1) * batch.max_blocks];
+            for block in &table[..(batch.seq_lens[seq] as usize).div_ceil(BLOCK_SIZE)] {
+                assert!(
+                    written.get(block).is_none_or(|&writer| writer == seq),
+                    "block {block} is read while it is written"
+                );
             }
         }
     }

@@ -17,6 +17,7 @@ fn a_scripted_run_uses_exactly_these_blocks() {
         max_model_len: Some(256),
         kv_cache: KvCacheSize::Blocks(5),
         max_waiting: 10,
+        ..small()
     };
     let (model, batches) = PagedModel::counting().keep_batches();
     let (mut engine, handle) = engine(model, config);
@@ -218,7 +219,7 @@ fn prompt_logprobs_keep_the_logits_buffer_small() {
     assert_eq!(handle.limits().max_num_logits, 260);
     let prompt_ids: Vec<u32> = (0..700).map(|i| i * 7 % 50).collect();
     let sampling = SamplingParams { prompt_logprobs: Some(1), max_tokens: 1, ..Default::default() };
-    let scored = Request { prompt_ids: prompt_ids.clone(), sampling, constraint: None };
+    let scored = Request { prompt_ids: prompt_ids.clone(), sampling, ..Request::default() };
     let mut streams: Vec<_> = (0..2).map(|_| handle.submit(scored.clone()).unwrap()).collect();
     // A plain prompt beside them is not held back, but for its turn.
     streams.push(handle.submit(greedy(&prompt_ids, 1)).unwrap());
