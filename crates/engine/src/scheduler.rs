@@ -236,7 +236,7 @@ impl Scheduler {
         let num_tokens_then = sequence.token_ids.len() + num_tokens;
         let num_missing = num_tokens_then.div_ceil(BLOCK_SIZE).saturating_sub(sequence.blocks.len());
         sequence.blocks.extend((0..num_missing).map_while(|_| self.blocks.allocate()));
-        num_tokens.min(sequence.blocks.len() * BLOCK_SIZE - sequence.token_ids.len())
+        num_tokens.min((sequence.blocks.len() * BLOCK_SIZE).saturating_sub(sequence.token_ids.len()))
     }
 
     /// Makes the blocks known that sequences have filled.

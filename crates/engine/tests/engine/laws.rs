@@ -1,12 +1,19 @@
-//! What a request yields depends on the request alone: not on its neighbours, the chunks, the blocks or preemption.
+//! What a request yields depends on the request alone: not on its neighbours, chunks, blocks, preemption, what is shared or
+//! what is drafted.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use cachalot_engine::{EngineConfig, Event, EventStream, KvCacheSize, Request, SamplingParams};
+use cachalot_engine::{
+    Engine, EngineConfig, EngineStats, Event, EventStream, Failure, KvCacheSize, Priority, Request, SamplingParams,
+    SpeculativeTokens,
+};
+use cachalot_model::LanguageModel;
 use proptest::prelude::*;
 
+use crate::draft_model::DraftModel;
 use crate::models::{PagedModel, VOCAB_SIZE};
-use crate::{alone, engine, ready};
+use crate::{alone, engine, ready, without_report};
 
 const MAX_MODEL_LEN: usize = 320;
 
@@ -60,31 +67,65 @@ fn sampling() -> impl Strategy<Value = SamplingParams> {
     })
 }
 
+/// Prompts that have much in common: each is the beginning of one of two long texts, and an end of its own.
+fn prompt() -> impl Strategy<Value = Vec<u32>> {
+    let own = prop::collection::vec(0..VOCAB_SIZE as u32, 1..100);
+    (0..2u32, 0usize..200, own).prop_map(|(text, shared_len, own)| {
+        let shared = (0..shared_len as u32).map(|i| (i * (7 + text) + i / 50) % VOCAB_SIZE as u32);
+        shared.chain(own).collect()
+    })
+}
+
 fn job() -> impl Strategy<Value = Job> {
-    let prompt = prop::collection::vec(0..VOCAB_SIZE as u32, 1..300);
-    (prompt, sampling(), 0usize..40, prop::option::weighted(0.2, 0usize..60)).prop_map(
-        |(prompt_ids, sampling, arrival_step, cancel_step)| Job {
-            request: Request { prompt_ids, sampling, ..Request::default() },
-            arrival_step,
-            cancel_step,
+    let priority = prop_oneof![1 => Just(Priority::High), 3 => Just(Priority::Normal), 1 => Just(Priority::Low)];
+    // A deadline that is over at once, and one that is never.
+    let timeout = prop_oneof![1 => Just(Some(Duration::ZERO)), 9 => Just(None), 9 => Just(Some(Duration::from_secs(999)))];
+    let cache_salt = prop_oneof![3 => Just(String::new()), 1 => Just("another".to_owned())];
+    let company = (priority, timeout, cache_salt, 0usize..40, prop::option::weighted(0.2, 0usize..60));
+    (prompt(), sampling(), company).prop_map(|(prompt_ids, sampling, company)| {
+        let (priority, timeout, cache_salt, arrival_step, cancel_step) = company;
+        let request = Request { prompt_ids, sampling, priority, timeout, cache_salt, ..Request::default() };
+        Job { request, arrival_step, cancel_step }
+    })
+}
+
+fn config() -> impl Strategy<Value = EngineConfig> {
+    let speculative_tokens = prop_oneof![
+        1 => Just(SpeculativeTokens::Auto),
+        3 => (0usize..6).prop_map(SpeculativeTokens::Fixed),
+    ];
+    // From the fewest blocks that a sequence of full length needs.
+    (1usize..6, 0usize..150, 5usize..16, any::<bool>(), speculative_tokens).prop_map(
+        |(max_num_seqs, further_tokens, num_blocks, prefix_cache, speculative_tokens)| EngineConfig {
+            max_num_seqs,
+            max_num_batched_tokens: max_num_seqs + further_tokens,
+            max_model_len: Some(MAX_MODEL_LEN),
+            kv_cache: KvCacheSize::Blocks(num_blocks),
+            max_waiting: 100,
+            prefix_cache,
+            speculative_tokens,
+            ..EngineConfig::default()
         },
     )
 }
 
-fn config() -> impl Strategy<Value = EngineConfig> {
-    // From the fewest blocks that a sequence of full length needs.
-    (1usize..6, 0usize..150, 5usize..16).prop_map(|(max_num_seqs, further_tokens, num_blocks)| EngineConfig {
-        max_num_seqs,
-        max_num_batched_tokens: max_num_seqs + further_tokens,
+/// What each job yields when it has the engine for itself, in one piece, with nothing shared and nothing drafted.
+fn alone_each(jobs: &[Job]) -> Vec<Vec<Event>> {
+    let ample = EngineConfig {
+        max_num_seqs: 1,
+        max_num_batched_tokens: MAX_MODEL_LEN,
         max_model_len: Some(MAX_MODEL_LEN),
-        kv_cache: KvCacheSize::Blocks(num_blocks),
-        max_waiting: 100,
+        kv_cache: KvCacheSize::Blocks(100),
+        prefix_cache: false,
+        speculative_tokens: SpeculativeTokens::Fixed(0),
         ..EngineConfig::default()
-    })
+    };
+    let untimed = |job: &Job| Request { timeout: None, ..job.request.clone() };
+    jobs.iter().map(|job| alone(PagedModel::hashing(), ample.clone(), untimed(job))).collect()
 }
 
-fn check_against_alone(config: EngineConfig, jobs: &[Job]) {
-    let (mut engine, handle) = engine(PagedModel::hashing(), config.clone());
+fn check_against_alone(model: impl LanguageModel + 'static, config: EngineConfig, jobs: &[Job]) -> EngineStats {
+    let (mut engine, handle) = engine(model, config);
     let mut streams: BTreeMap<usize, EventStream> = BTreeMap::new();
     let mut events: Vec<Vec<Event>> = vec![Vec::new(); jobs.len()];
     for step in 0.. {
@@ -109,32 +150,47 @@ fn check_against_alone(config: EngineConfig, jobs: &[Job]) {
     let stats = handle.stats();
     assert_eq!((stats.num_blocks_in_use, stats.num_running, stats.num_waiting), (0, 0, 0));
 
-    let ample = EngineConfig {
-        max_num_seqs: 1,
-        max_num_batched_tokens: MAX_MODEL_LEN,
-        kv_cache: KvCacheSize::Blocks(100),
-        ..config
-    };
-    for (index, job) in jobs.iter().enumerate() {
-        let expected = alone(PagedModel::hashing(), ample.clone(), job.request.clone());
+    for (index, (job, expected)) in jobs.iter().zip(alone_each(jobs)).enumerate() {
         let got = &events[index];
-        if streams.contains_key(&index) {
+        let is_overdue = |event: &Event| matches!(event, Event::Failed { failure: Failure::Timeout, .. });
+        if job.request.timeout == Some(Duration::ZERO) && streams.contains_key(&index) {
+            assert!(got.len() == 1 && is_overdue(&got[0]), "job {index}: {got:?}");
+        } else if streams.contains_key(&index) {
             assert_eq!(got, &expected, "job {index}");
             let is_end = |event: &&Event| matches!(event, Event::Finished { .. } | Event::Failed { .. });
             assert_eq!(got.iter().filter(is_end).count(), 1, "job {index} ends once");
-        } else {
+        } else if !got.last().is_some_and(is_overdue) {
             // Cancelled: what came before is the same.
             assert_eq!(got[..], expected[..got.len()], "job {index}");
         }
     }
+    stats
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
+    /// Prefix cache on or off, drafts of any length right or wrong, chunks, preemption, classes, deadlines and cancellations.
     #[test]
-    fn a_request_yields_the_same_in_any_company(config in config(), jobs in prop::collection::vec(job(), 1..12)) {
-        check_against_alone(config, &jobs);
+    fn a_request_yields_the_same_in_any_company(
+        config in config(),
+        accuracy in 0u64..=256,
+        jobs in prop::collection::vec(job(), 1..12),
+    ) {
+        check_against_alone(DraftModel::new(accuracy), config, &jobs);
+    }
+
+    /// The loop that tells readers and prepares masks while the model computes, against one thing after the other.
+    #[test]
+    fn the_overlapped_loop_yields_the_same(config in config(), jobs in prop::collection::vec(job(), 1..12)) {
+        let handle = Engine::start(Box::new(DraftModel::new(200)), config).expect("the configuration is valid");
+        let untimed = |job: &Job| Request { timeout: None, ..job.request.clone() };
+        let streams: Vec<_> = jobs.iter().map(|job| handle.submit(untimed(job)).expect("the request is valid")).collect();
+        for (index, (mut stream, expected)) in streams.into_iter().zip(alone_each(&jobs)).enumerate() {
+            let got: Vec<_> = std::iter::from_fn(|| stream.blocking_recv()).map(without_report).collect();
+            prop_assert_eq!(got, expected, "job {}", index);
+        }
+        handle.shutdown(Duration::from_secs(10));
     }
 }
 
@@ -161,13 +217,8 @@ fn the_workloads_preempt() {
             cancel_step: None,
         })
         .collect();
-    check_against_alone(config.clone(), &jobs);
-
-    let (mut engine, handle) = engine(PagedModel::hashing(), config);
-    let streams: Vec<_> = jobs.iter().map(|job| handle.submit(job.request.clone()).unwrap()).collect();
-    crate::run(&mut engine);
-    assert!(handle.stats().num_preemptions >= 3, "{:?}", handle.stats());
-    drop(streams);
+    let stats = check_against_alone(DraftModel::new(200), config, &jobs);
+    assert!(stats.num_preemptions >= 3, "{stats:?}");
 }
 
 #[test]

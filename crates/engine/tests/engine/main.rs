@@ -1,6 +1,7 @@
 //! The engine from the outside: requests in, events out, with models that check what they are given.
 
 mod constraints;
+mod draft_model;
 mod failures;
 mod generation;
 mod laws;

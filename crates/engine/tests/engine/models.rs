@@ -61,6 +61,25 @@ impl PagedModel {
         (self, batches)
     }
 
+    /// The token at a position of a sequence of the batch.
+    pub(crate) fn token_at(&self, batch: &Batch, seq: usize, position: u32) -> u32 {
+        let block = batch.block_table[seq * batch.max_blocks + position as usize / BLOCK_SIZE] as usize;
+        let (id, written) = self.cache[block * BLOCK_SIZE + position as usize % BLOCK_SIZE].expect("written");
+        assert_eq!(written, position, "sequence {seq} reads another's key");
+        id
+    }
+
+    /// All tokens up to that of a row.
+    pub(crate) fn read(&self, batch: &Batch, row: usize) -> Vec<u32> {
+        let seq = batch.query_start_loc.partition_point(|&start| start as usize <= row) - 1;
+        (0..=batch.positions[row]).map(|position| self.token_at(batch, seq, position)).collect()
+    }
+
+    /// The logits after these tokens.
+    pub(crate) fn logits(&self, token_ids: &[u32], logits: &mut [f32]) {
+        (self.logits)(token_ids, logits);
+    }
+
     fn check(&self, batch: &Batch) {
         let num_seqs = batch.num_seqs();
         assert!(batch.num_tokens() > 0 && batch.num_tokens() <= self.max_num_batched_tokens);
@@ -105,7 +124,7 @@ impl PagedModel {
     }
 }
 
-fn mix(mut x: u64) -> u64 {
+pub(crate) fn mix(mut x: u64) -> u64 {
     x ^= x >> 30;
     x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x ^= x >> 27;
@@ -142,17 +161,8 @@ impl LanguageModel for PagedModel {
             self.cache[batch.slot_mapping[row] as usize] = Some((batch.input_ids[row], batch.positions[row]));
         }
         assert_eq!(logits.len(), batch.logits_indices.len() * VOCAB_SIZE);
-        let mut token_ids = Vec::new();
         for (&row, logits) in batch.logits_indices.iter().zip(logits.chunks_exact_mut(VOCAB_SIZE)) {
-            let seq = batch.query_start_loc.partition_point(|&start| start <= row) - 1;
-            token_ids.clear();
-            for position in 0..=batch.positions[row as usize] {
-                let block = batch.block_table[seq * batch.max_blocks + position as usize / BLOCK_SIZE] as usize;
-                let (id, written) = self.cache[block * BLOCK_SIZE + position as usize % BLOCK_SIZE].expect("written");
-                assert_eq!(written, position, "sequence {seq} reads another's key");
-                token_ids.push(id);
-            }
-            (self.logits)(&token_ids, logits);
+            (self.logits)(&self.read(batch, row as usize), logits);
         }
         Ok(())
     }
