@@ -358,4 +358,121 @@ mod tests {
         check(|pool, _| pool.blocks[3].hash = Some(BlockHash::new(9)), "block 3 is not known by its hash");
         check(|pool, _| pool.forget(2), "block 2 is cached, but not known");
     }
+
+    /// The pool, as simply as it can be said: lists that are searched from end to end.
+    #[derive(Default)]
+    struct Naive {
+        /// References to each block.
+        refs: Vec<usize>,
+        hashes: Vec<Option<u128>>,
+        /// Free blocks without a hash, the next one last.
+        empty: Vec<usize>,
+        /// Free blocks with a hash, the oldest first.
+        cached: Vec<usize>,
+    }
+
+    impl Naive {
+        fn new(num_blocks: usize) -> Self {
+            let empty = (0..num_blocks).rev().collect();
+            Naive { refs: vec![0; num_blocks], hashes: vec![None; num_blocks], empty, cached: Vec::new() }
+        }
+
+        fn find(&self, hash: u128) -> Option<usize> {
+            self.hashes.iter().position(|&known| known == Some(hash))
+        }
+
+        fn allocate(&mut self) -> Option<usize> {
+            let block = match self.empty.pop() {
+                Some(block) => block,
+                None if self.cached.is_empty() => return None,
+                None => self.cached.remove(0),
+            };
+            (self.refs[block], self.hashes[block]) = (1, None);
+            Some(block)
+        }
+
+        fn share(&mut self, hash: u128) -> Option<usize> {
+            let block = self.find(hash)?;
+            self.cached.retain(|&cached| cached != block);
+            self.refs[block] += 1;
+            Some(block)
+        }
+
+        fn publish(&mut self, block: usize, hash: u128) {
+            if self.hashes[block].is_none() && self.find(hash).is_none() {
+                self.hashes[block] = Some(hash);
+            }
+        }
+
+        fn free(&mut self, blocks: &[usize]) {
+            for &block in blocks.iter().rev() {
+                self.refs[block] -= 1;
+                if self.refs[block] == 0 {
+                    let list = if self.hashes[block].is_some() { &mut self.cached } else { &mut self.empty };
+                    list.push(block);
+                }
+            }
+        }
+
+        fn forget_all(&mut self) {
+            self.empty.append(&mut self.cached);
+            self.hashes.fill(None);
+        }
+    }
+
+    /// A million random operations on pools of several sizes, each compared with the naive pool in all that can be seen.
+    #[test]
+    fn a_million_operations_agree_with_the_naive_pool() {
+        let mut state = 7u64;
+        let mut random = move |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        for num_blocks in [1, 2, 7, 40] {
+            let (mut pool, mut naive) = (BlockPool::new(num_blocks), Naive::new(num_blocks));
+            let mut sequences: Vec<Vec<BlockId>> = (0..6).map(|_| Vec::new()).collect();
+            for step in 0..250_000 {
+                let sequence = &mut sequences[random(6)];
+                // Few hashes, so that they meet; more of them than blocks, so that they miss.
+                let hash = random(2 * num_blocks + 1) as u128;
+                match random(200) {
+                    0..60 => {
+                        let (got, expected) = (pool.allocate(), naive.allocate());
+                        assert_eq!(got.as_ref().map(|block| block.0 as usize), expected, "step {step}");
+                        sequence.extend(got);
+                    }
+                    60..110 => {
+                        let (got, expected) = (pool.share(BlockHash::new(hash)), naive.share(hash));
+                        assert_eq!(got.as_ref().map(|block| block.0 as usize), expected, "step {step}");
+                        sequence.extend(got);
+                    }
+                    110..170 => {
+                        if !sequence.is_empty() {
+                            let block = &sequence[random(sequence.len())];
+                            pool.publish(block, BlockHash::new(hash));
+                            naive.publish(block.0 as usize, hash);
+                        }
+                    }
+                    170..199 => {
+                        let blocks: Vec<_> = sequence.iter().map(|block| block.0 as usize).collect();
+                        pool.free(sequence);
+                        naive.free(&blocks);
+                    }
+                    _ => {
+                        pool.forget_all();
+                        naive.forget_all();
+                    }
+                }
+                let num_free = naive.empty.len() + naive.cached.len();
+                assert_eq!((pool.num_free(), pool.num_cached()), (num_free, naive.cached.len()), "step {step}");
+                let found = (hash..hash + 4).map_while(|hash| naive.find(hash));
+                let (num, num_unheld) =
+                    found.fold((0, 0), |(num, unheld), block| (num + 1, unheld + usize::from(naive.refs[block] == 0)));
+                assert_eq!(look_up(&pool, hash..hash + 4), (num, num_unheld), "step {step}");
+                if step % 64 == 0 {
+                    assert_eq!(pool.check_integrity(sequences.iter().flatten()), Ok(()), "step {step}");
+                }
+            }
+        }
+    }
 }

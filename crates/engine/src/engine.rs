@@ -321,11 +321,7 @@ impl Engine {
             }
         }
         for sequence in running.iter_mut().filter(|sequence| sequence.num_scheduled_tokens > 0) {
-            let num_drafted = sequence.draft_ids.len();
-            if num_drafted > 0 {
-                let num_accepted = std::mem::take(&mut sequence.num_right_drafts);
-                sequence.draft_ids.clear();
-                sequence.note_draft(num_drafted, num_accepted);
+            if let Some((num_drafted, num_accepted)) = sequence.close_draft() {
                 draft_depth.note_draft(num_drafted, num_accepted);
                 tally.note_draft(num_drafted, num_accepted);
             }

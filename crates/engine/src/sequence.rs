@@ -46,6 +46,7 @@ pub(crate) struct Sequence {
     pub(crate) draft_len: usize,
     /// Tokens of the draft from its start that this step has found to be right.
     pub(crate) num_right_drafts: usize,
+    draft_outcome: Option<(usize, usize)>,
     /// Tokens whose keys are in the cache.
     pub(crate) num_computed_tokens: usize,
     /// Tokens that the step in progress computes, the draft's among them.
@@ -131,6 +132,7 @@ impl Sequence {
             draft_ids: Vec::new(),
             draft_len: 0,
             num_right_drafts: 0,
+            draft_outcome: None,
             num_computed_tokens: 0,
             num_scheduled_tokens: 0,
             blocks: Vec::new(),
@@ -194,8 +196,20 @@ impl Sequence {
         self.draft_ids.len() < self.draft_len
     }
 
-    /// Notes that a draft of `num_drafted` tokens was verified, of which so many from the start were right.
-    pub(crate) fn note_draft(&mut self, num_drafted: usize, num_accepted: usize) {
+    /// Closes the account of the draft that this step has verified, if there was one: how many tokens it had, and how many of
+    /// them, from its start, were right.
+    pub(crate) fn close_draft(&mut self) -> Option<(usize, usize)> {
+        self.note_draft();
+        self.draft_outcome.take()
+    }
+
+    fn note_draft(&mut self) {
+        if self.draft_ids.is_empty() {
+            return;
+        }
+        let (num_drafted, num_accepted) = (self.draft_ids.len(), std::mem::take(&mut self.num_right_drafts));
+        self.draft_ids.clear();
+        self.draft_outcome = Some((num_drafted, num_accepted));
         for (counts, num) in [(&mut self.num_drafted, num_drafted), (&mut self.num_accepted, num_accepted)] {
             if counts.len() < num_drafted {
                 counts.resize(num_drafted, 0);
@@ -291,6 +305,7 @@ impl Sequence {
     /// Ends the sequence.
     pub(crate) fn finish(&mut self, reason: FinishReason) {
         let end = Instant::now();
+        self.note_draft();
         let report = Report {
             num_cached_tokens: self.num_cached_tokens as u32,
             num_drafted: std::mem::take(&mut self.num_drafted),

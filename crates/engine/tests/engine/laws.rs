@@ -79,7 +79,8 @@ fn prompt() -> impl Strategy<Value = Vec<u32>> {
 fn job() -> impl Strategy<Value = Job> {
     let priority = prop_oneof![1 => Just(Priority::High), 3 => Just(Priority::Normal), 1 => Just(Priority::Low)];
     // A deadline that is over at once, and one that is never.
-    let timeout = prop_oneof![1 => Just(Some(Duration::ZERO)), 9 => Just(None), 9 => Just(Some(Duration::from_secs(999)))];
+    let timeout =
+        prop_oneof![1 => Just(Some(Duration::ZERO)), 9 => Just(None), 9 => Just(Some(Duration::from_secs(999)))];
     let cache_salt = prop_oneof![3 => Just(String::new()), 1 => Just("another".to_owned())];
     let company = (priority, timeout, cache_salt, 0usize..40, prop::option::weighted(0.2, 0usize..60));
     (prompt(), sampling(), company).prop_map(|(prompt_ids, sampling, company)| {

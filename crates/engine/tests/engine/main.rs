@@ -7,8 +7,11 @@ mod generation;
 mod laws;
 mod metrics;
 mod models;
+mod prefix;
 mod refusals;
 mod scheduling;
+mod speculation;
+mod turns;
 
 use std::sync::LazyLock;
 use std::time::Instant;
