@@ -3,24 +3,24 @@
 //! It listens before the model is loaded, so that a port in use is reported at once and probes see 503 until the model is
 //! there. A first SIGINT or SIGTERM ends it in order; a second one ends it at once.
 
-use std::io::{self, Write};
+use std::io;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use cachalot_server::{AllowedOrigins, AppState, MissingReasoning, Served, ServerConfig, install_metrics};
+use cachalot_server::{AllowedOrigins, AppState, ServerConfig, install_metrics};
+use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::args::ModelArgs;
+use crate::args::{MissingReasoningPolicy, ModelArgs};
 use crate::byte_size::ByteSize;
 use crate::config::ModelConfig;
-use crate::env;
 use crate::hint::ResultExt;
-use crate::load;
+use crate::say::say;
+use crate::stop::Stop;
+use crate::{env, load};
 
 /// Serve a model over an OpenAI-compatible API
 #[derive(Args, Clone, Debug)]
@@ -78,33 +78,13 @@ pub(crate) struct ServeArgs {
     shutdown_timeout: u64,
 }
 
-/// The values of `--missing-reasoning`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum MissingReasoningPolicy {
-    /// Answer with 400.
-    Refuse,
-    /// Go on as if the reasoning had been empty.
-    Accept,
-}
-
-impl From<MissingReasoningPolicy> for MissingReasoning {
-    fn from(policy: MissingReasoningPolicy) -> Self {
-        match policy {
-            MissingReasoningPolicy::Refuse => MissingReasoning::Refuse,
-            MissingReasoningPolicy::Accept => MissingReasoning::Accept,
-        }
-    }
-}
-
 /// Runs the command until it is told to stop.
 ///
 /// # Errors
 /// If the address cannot be had or the model cannot be loaded.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
-    // Every running sequence advances in every step, so a step cannot have fewer tokens than there are sequences.
-    let default_max_num_seqs = args.model.max_num_batched_tokens.get().min(64);
-    let max_num_seqs = args.max_num_seqs.map_or(default_max_num_seqs, NonZeroUsize::get);
-    let model = ModelConfig::new(&args.model, max_num_seqs, args.max_waiting)?;
+    let max_num_seqs = args.max_num_seqs.unwrap_or(args.model.default_max_num_seqs());
+    let model = ModelConfig::new(&args.model, max_num_seqs.get(), args.max_waiting)?;
     let model_name = args.served_model_name.clone().unwrap_or_else(|| model.source.name().to_owned());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(&args, model, model_name));
@@ -155,12 +135,7 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
                     }
                 })?;
             }
-            state.publish(Served {
-                model_name,
-                engine: loaded.engine,
-                prompt: loaded.prompt,
-                eos_token_ids: loaded.eos_token_ids,
-            });
+            state.publish(loaded.into_served(model_name));
             say(&format!("{banner}{:<10}http://{address}/v1\n", "ready"));
             false
         }
@@ -179,14 +154,6 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
     server.await.context("the server ended in a panic")?.context("the server's socket failed")?;
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Writes to standard output at once, also into a pipe. A server goes on if nobody reads it.
-fn say(text: &str) {
-    let mut stdout = io::stdout().lock();
-    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        tracing::debug!("cannot write to standard output: {error}");
-    }
 }
 
 async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
@@ -226,24 +193,4 @@ fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
         shutdown_timeout: Duration::from_secs(args.shutdown_timeout),
         ..ServerConfig::default()
     })
-}
-
-/// The wish to stop: SIGINT (Ctrl-C) or SIGTERM.
-struct Stop {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Stop {
-    fn new() -> io::Result<Self> {
-        Ok(Stop { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// Resolves at each signal.
-    async fn requested(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
