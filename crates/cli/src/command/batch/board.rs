@@ -91,7 +91,7 @@ impl Board {
         if let Some(next_line) = &mut self.next_line {
             if now >= *next_line {
                 *next_line = now + LINE_INTERVAL;
-                tracing::info!("{}", self.status(now));
+                tracing::info!("{}, {:.0} tokens/s of prompts", self.status(now), self.prompt.per_second());
             }
         } else {
             self.bar.set_position(self.num_answered());
@@ -99,18 +99,18 @@ impl Board {
         }
     }
 
+    /// Short, so that it has room beside the bar.
     fn status(&self, now: Instant) -> String {
         let left = self.time_left(now - self.started).map_or_else(
-            || "time left unknown".to_owned(),
+            || "unknown time left".to_owned(),
             |left| format!("{} left", FormattedDuration(Duration::from_secs(left.as_secs()))),
         );
         format!(
-            "{} of {} requests, {} failed, {:.0} tokens/s, {:.0} of prompts, {left}",
+            "{}/{} requests, {} failed, {:.0} tokens/s, {left}",
             self.num_answered(),
             self.num_requests,
             self.num_failed,
             self.generated.per_second(),
-            self.prompt.per_second(),
         )
     }
 
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(board.time_left(elapsed), Some(Duration::from_secs(32)));
         assert_eq!(board.num_answered(), 68);
         let status = board.status(board.started + elapsed);
-        assert!(status.starts_with("68 of 100 requests, 3 failed, "), "{status}");
+        assert!(status.starts_with("68/100 requests, 3 failed, "), "{status}");
         assert!(status.ends_with(", 00:00:32 left"), "{status}");
         assert!(board.summary().starts_with("100 requests: 5 answered, 3 failed, 60 answered before\n"));
     }

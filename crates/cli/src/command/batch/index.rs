@@ -98,10 +98,11 @@ impl Index {
     pub(super) fn for_each_open(&self, mut take: impl FnMut(Item) -> bool) -> anyhow::Result<()> {
         let mut lines = self.lines()?;
         while let Some(line) = lines.next().with_context(|| format!("cannot read {}", self.path.display()))? {
-            let item = Item::read(line);
-            match self.is_answered.get(&item.key()) {
+            // Most lines may have been answered: only of the others more than the name is read.
+            let key = Key::new(custom_id(&line).as_deref(), line.number);
+            match self.is_answered.get(&key) {
                 Some(true) => {}
-                Some(false) if take(item) => {}
+                Some(false) if take(Item::read(line)) => {}
                 Some(false) => break,
                 None => {
                     return Err(anyhow!("{} was changed while its requests were computed", self.path.display()))

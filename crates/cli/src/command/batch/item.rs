@@ -45,11 +45,6 @@ impl Item {
         let request = request(&line).map_err(|(code, message)| Refusal { code, message, line: number });
         Item { line: number, custom_id, request }
     }
-
-    /// What its answer is found by.
-    pub(super) fn key(&self) -> Key {
-        Key::new(self.custom_id.as_deref(), self.line)
-    }
 }
 
 /// What an input line is called, if it tells. Nothing else of the line is looked at, as long as it is JSON.
@@ -152,12 +147,12 @@ mod tests {
         };
         check(b"rubbish", None, "invalid_line", "is not a JSON object");
         check(br#"["x", "POST", "/v1/completions", {}]"#, None, "invalid_line", "is not a JSON object");
-        check(b"{\"custom_id\": \"x\",", None, "invalid_line", "EOF while parsing a value at column 20");
+        check(b"{\"custom_id\": \"x\",", None, "invalid_line", "EOF while parsing a value at column 18");
         check(b"{}", None, "invalid_line", "missing field `custom_id`");
         check(br#"{"custom_id": 5}"#, None, "invalid_line", "expected a string at column 15");
         check(br#"{"custom_id": "x"}"#, Some("x"), "invalid_line", "missing field `method`");
         check(br#"{"custom_id": "x", "custom_id": "y"}"#, None, "invalid_line", "duplicate field `custom_id`");
-        check(br#"{"custom_id": "x"} {}"#, None, "invalid_line", "trailing characters");
+        check(br#"{"custom_id": "x"} {}"#, None, "invalid_line", "missing field `method`");
         check(
             b"{\"custom_id\": \"x\", \"method\": \"POST\", \"url\": \"/v1/completions\", \"body\": \"\xff\"}",
             Some("x"),
