@@ -5,12 +5,16 @@ use std::num::NonZeroUsize;
 use cachalot_engine::{MAX_SPECULATIVE_TOKENS, SpeculativeTokens};
 use cachalot_ops::Device;
 use cachalot_prompt::Release;
+use cachalot_server::MissingReasoning;
 use clap::{Args as ClapArgs, Parser, ValueEnum};
 
 use crate::byte_size::ByteSize;
 use crate::command::Command;
 use crate::env;
 use crate::logging::LogArgs;
+
+/// What `--max-num-seqs` is unless a step has fewer tokens.
+const MAX_NUM_SEQS: NonZeroUsize = NonZeroUsize::new(64).expect("it is not 0");
 
 /// Serve the DeepSeek open weights from one binary
 ///
@@ -59,6 +63,32 @@ pub(crate) struct ModelArgs {
     /// Drafts change no output
     #[arg(long, env = env::SPECULATIVE_TOKENS, value_name = "N", default_value = "auto", value_parser = speculative_tokens)]
     pub(crate) speculative_tokens: SpeculativeTokens,
+}
+
+impl ModelArgs {
+    /// The most sequences that run at once, where many can come at a time. Every running sequence advances in every step, so a
+    /// step cannot have fewer tokens than there are sequences.
+    pub(crate) fn default_max_num_seqs(&self) -> NonZeroUsize {
+        self.max_num_batched_tokens.min(MAX_NUM_SEQS)
+    }
+}
+
+/// The values of `--missing-reasoning`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MissingReasoningPolicy {
+    /// Answer with 400.
+    Refuse,
+    /// Go on as if the reasoning had been empty.
+    Accept,
+}
+
+impl From<MissingReasoningPolicy> for MissingReasoning {
+    fn from(policy: MissingReasoningPolicy) -> Self {
+        match policy {
+            MissingReasoningPolicy::Refuse => MissingReasoning::Refuse,
+            MissingReasoningPolicy::Accept => MissingReasoning::Accept,
+        }
+    }
 }
 
 /// Numbers in the KV cache.
@@ -139,7 +169,9 @@ mod tests {
                 let variable = arg.get_env().and_then(|name| name.to_str());
                 let variable = variable.unwrap_or_else(|| panic!("{place} has no environment variable"));
                 assert!(env::ALL.contains(&variable), "{place} takes {variable}, which is not in env.rs");
-                let option = arg.get_long().map_or_else(|| "`MODEL`".to_owned(), |long| format!("`--{long}"));
+                let value_name =
+                    || arg.get_value_names().expect("what has no name of its own is named by its value").join(" ");
+                let option = arg.get_long().map_or_else(|| format!("`{}`", value_name()), |long| format!("`--{long}"));
                 assert!(DOCUMENTATION.contains(&option), "docs/options.md lacks {option} ({place})");
                 assert!(arg.get_help().is_some(), "{place} has no help");
             }

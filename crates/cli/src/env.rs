@@ -26,7 +26,7 @@ variables! {
     RELEASE = "CACHALOT_RELEASE";
     /// `--max-model-len`.
     MAX_MODEL_LEN = "CACHALOT_MAX_MODEL_LEN";
-    /// `--max-num-seqs`.
+    /// `--max-num-seqs` of `serve` and `batch`.
     MAX_NUM_SEQS = "CACHALOT_MAX_NUM_SEQS";
     /// `--max-num-batched-tokens`.
     MAX_NUM_BATCHED_TOKENS = "CACHALOT_MAX_NUM_BATCHED_TOKENS";
@@ -52,16 +52,20 @@ variables! {
     API_KEY = "CACHALOT_API_KEY";
     /// `serve --max-requests-per-minute`.
     MAX_REQUESTS_PER_MINUTE = "CACHALOT_MAX_REQUESTS_PER_MINUTE";
-    /// `serve --missing-reasoning`.
+    /// `--missing-reasoning` of `serve` and `batch`.
     MISSING_REASONING = "CACHALOT_MISSING_REASONING";
-    /// `serve --served-model-name`.
+    /// `--served-model-name` of `serve` and `batch`.
     SERVED_MODEL_NAME = "CACHALOT_SERVED_MODEL_NAME";
     /// `serve --allowed-origin`.
     ALLOWED_ORIGIN = "CACHALOT_ALLOWED_ORIGIN";
     /// `serve --max-body-bytes`.
     MAX_BODY_BYTES = "CACHALOT_MAX_BODY_BYTES";
-    /// `serve --shutdown-timeout`.
+    /// `--shutdown-timeout` of `serve` and `batch`.
     SHUTDOWN_TIMEOUT = "CACHALOT_SHUTDOWN_TIMEOUT";
+    /// `INPUT` of `batch`.
+    INPUT = "CACHALOT_INPUT";
+    /// `OUTPUT` of `batch`.
+    OUTPUT = "CACHALOT_OUTPUT";
     /// `generate --prompt`.
     PROMPT = "CACHALOT_PROMPT";
     /// `generate --chat`.

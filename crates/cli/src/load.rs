@@ -9,6 +9,7 @@ use cachalot_engine::{Engine, EngineConfig, EngineHandle, KvCacheSize, Speculati
 use cachalot_model::{BLOCK_SIZE, DeepseekV3, LanguageModel, Options};
 use cachalot_ops::Context;
 use cachalot_prompt::{Prompt, PromptFiles};
+use cachalot_server::Served;
 use cachalot_weights::{Checkpoint, Config, Source};
 
 use crate::byte_size::ByteSize;
@@ -186,6 +187,11 @@ impl Loaded {
             .as_ref()
             .ok_or_else(|| anyhow!("{} has no tokenizer.json, so it cannot read or write text", self.summary.name))
             .hint("add the tokenizer.json that belongs to the model; `cachalot serve` works with token ids without it")
+    }
+
+    /// What the server needs of it, under the name that requests give.
+    pub(crate) fn into_served(self, model_name: String) -> Served {
+        Served { model_name, engine: self.engine, prompt: self.prompt, eos_token_ids: self.eos_token_ids }
     }
 
     /// A table for people: one line per fact.

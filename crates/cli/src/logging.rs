@@ -13,7 +13,7 @@ use crate::hint::ResultExt;
 #[derive(Args, Clone, Debug)]
 pub(crate) struct LogArgs {
     /// What to log: error, warn, info, debug, trace, or a filter such as `info,cachalot_engine=debug` [default: info for
-    /// serve and pull, warn for the others]
+    /// serve, batch and pull, warn for the others]
     #[arg(long, global = true, env = env::LOG, value_name = "FILTER", help_heading = "Logging")]
     log: Option<String>,
     /// Form of the log lines

@@ -19,7 +19,9 @@ mod logging;
 mod memory;
 mod progress;
 mod reply;
+mod say;
 mod source;
+mod stop;
 
 use std::io;
 use std::process::ExitCode;

@@ -63,6 +63,6 @@ mod wire;
 pub use config::{AllowedOrigins, ServerConfig};
 pub use error::ApiError;
 pub use history::MissingReasoning;
-pub use observe::install_metrics;
+pub use observe::{install_metrics, unrecorded_metrics};
 pub use serve::{router, serve};
 pub use state::{AppState, Served};

@@ -49,7 +49,8 @@ pub struct Served {
 }
 
 impl AppState {
-    /// The state of a server whose model is still being loaded. `metrics` comes from [`install_metrics`](crate::install_metrics).
+    /// The state of a server whose model is still being loaded. `metrics` comes from [`install_metrics`](crate::install_metrics), or
+    /// from [`unrecorded_metrics`](crate::unrecorded_metrics).
     pub fn loading(config: ServerConfig, metrics: PrometheusHandle) -> Self {
         let api_keys = ApiKeys::new(&config.api_keys);
         let rate_limit = config.max_requests_per_minute.map(RateLimit::new);

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod batch;
 mod bench;
 mod chat;
 mod generate;
@@ -16,6 +17,7 @@ pub(crate) enum Command {
     Serve(serve::ServeArgs),
     Generate(generate::GenerateArgs),
     Chat(chat::ChatArgs),
+    Batch(batch::BatchArgs),
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
     Pull(pull::PullArgs),
@@ -28,6 +30,8 @@ impl Command {
     pub(crate) fn default_log(&self) -> &'static str {
         match self {
             Command::Serve(_) | Command::Pull(_) => "info",
+            // The server has a line for every request.
+            Command::Batch(_) => "info,cachalot_server=warn",
             Command::Generate(_) | Command::Chat(_) | Command::Bench(_) | Command::Inspect(_) | Command::Parse(_) => {
                 "warn"
             }
@@ -43,6 +47,7 @@ impl Command {
             Command::Serve(args) => serve::run(args),
             Command::Generate(args) => generate::run(args),
             Command::Chat(args) => chat::run(args),
+            Command::Batch(args) => batch::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Pull(args) => pull::run(args),

@@ -3,25 +3,25 @@
 //! It listens before the model is loaded, so that a port in use is reported at once and probes see 503 until the model is
 //! there. A first SIGINT or SIGTERM ends it in order; a second one ends it at once.
 
-use std::io::{self, Write};
+use std::io;
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use cachalot_engine::{EngineHandle, Health, OnFault};
-use cachalot_server::{AllowedOrigins, AppState, MissingReasoning, Served, ServerConfig, install_metrics};
+use cachalot_server::{AllowedOrigins, AppState, ServerConfig, install_metrics};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::args::ModelArgs;
+use crate::args::{MissingReasoningPolicy, ModelArgs};
 use crate::byte_size::ByteSize;
 use crate::config::ModelConfig;
-use crate::env;
 use crate::hint::ResultExt;
-use crate::load;
+use crate::say::say;
+use crate::stop::Stop;
+use crate::{env, load};
 
 /// How often the engine is looked after.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
@@ -91,15 +91,6 @@ pub(crate) struct ServeArgs {
     shutdown_timeout: u64,
 }
 
-/// The values of `--missing-reasoning`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum MissingReasoningPolicy {
-    /// Answer with 400.
-    Refuse,
-    /// Go on as if the reasoning had been empty.
-    Accept,
-}
-
 /// The values of `--prefix-cache`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Switch {
@@ -118,23 +109,12 @@ enum OnFaultPolicy {
     Exit,
 }
 
-impl From<MissingReasoningPolicy> for MissingReasoning {
-    fn from(policy: MissingReasoningPolicy) -> Self {
-        match policy {
-            MissingReasoningPolicy::Refuse => MissingReasoning::Refuse,
-            MissingReasoningPolicy::Accept => MissingReasoning::Accept,
-        }
-    }
-}
-
 /// Runs the command until it is told to stop.
 ///
 /// # Errors
 /// If the address cannot be had or the model cannot be loaded.
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
-    // Every running sequence advances in every step, so a step cannot have fewer tokens than there are sequences.
-    let default_max_num_seqs = args.model.max_num_batched_tokens.get().min(64);
-    let max_num_seqs = args.max_num_seqs.map_or(default_max_num_seqs, NonZeroUsize::get);
+    let max_num_seqs = args.max_num_seqs.unwrap_or(args.model.default_max_num_seqs());
     let model = ModelConfig {
         prefix_cache: args.prefix_cache == Switch::On,
         on_fault: match args.on_fault {
@@ -142,7 +122,7 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
             OnFaultPolicy::Exit => OnFault::Exit,
         },
         step_timeout: Duration::from_secs(args.step_timeout.get()),
-        ..ModelConfig::new(&args.model, max_num_seqs, args.max_waiting)?
+        ..ModelConfig::new(&args.model, max_num_seqs.get(), args.max_waiting)?
     };
     let model_name = args.served_model_name.clone().unwrap_or_else(|| model.source.name().to_owned());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -195,12 +175,7 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
                 })?;
             }
             tokio::spawn(watch(loaded.engine.clone()));
-            state.publish(Served {
-                model_name,
-                engine: loaded.engine,
-                prompt: loaded.prompt,
-                eos_token_ids: loaded.eos_token_ids,
-            });
+            state.publish(loaded.into_served(model_name));
             say(&format!("{banner}{:<10}http://{address}/v1\n", "ready"));
             false
         }
@@ -244,14 +219,6 @@ async fn watch(engine: EngineHandle) {
     }
 }
 
-/// Writes to standard output at once, also into a pipe. A server goes on if nobody reads it.
-fn say(text: &str) {
-    let mut stdout = io::stdout().lock();
-    if let Err(error) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        tracing::debug!("cannot write to standard output: {error}");
-    }
-}
-
 async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
     let hint = |error: &io::Error| match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -289,24 +256,4 @@ fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
         shutdown_timeout: Duration::from_secs(args.shutdown_timeout),
         ..ServerConfig::default()
     })
-}
-
-/// The wish to stop: SIGINT (Ctrl-C) or SIGTERM.
-struct Stop {
-    interrupt: tokio::signal::unix::Signal,
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Stop {
-    fn new() -> io::Result<Self> {
-        Ok(Stop { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// Resolves at each signal.
-    async fn requested(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }
