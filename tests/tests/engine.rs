@@ -66,9 +66,17 @@ fn prompt() -> impl Strategy<Value = Vec<u32>> {
 fn sampling() -> impl Strategy<Value = SamplingParams> {
     let draw = (prop_oneof![Just(0.0f32), 0.2f32..1.5], prop_oneof![Just(1.0f32), 0.3f32..1.0], any::<u64>());
     let penalties = (prop_oneof![Just(0.0f32), -1.0f32..1.5], prop_oneof![Just(1.0f32), 0.8f32..1.3]);
-    (draw, penalties, 1u32..40).prop_map(|((temperature, top_p, seed), (frequency_penalty, repetition_penalty), max_tokens)| {
-        SamplingParams { temperature, top_p, seed, frequency_penalty, repetition_penalty, max_tokens, ..Default::default() }
-    })
+    (draw, penalties, 1u32..40).prop_map(
+        |((temperature, top_p, seed), (frequency_penalty, repetition_penalty), max_tokens)| SamplingParams {
+            temperature,
+            top_p,
+            seed,
+            frequency_penalty,
+            repetition_penalty,
+            max_tokens,
+            ..Default::default()
+        },
+    )
 }
 
 fn job() -> impl Strategy<Value = Job> {
@@ -185,7 +193,8 @@ fn the_overlapped_loop_yields_the_same() {
         let jobs: Vec<_> = (0..6u64)
             .map(|seed| {
                 let prompt_ids = (0..120 + 30 * seed as u32).map(|i| 2 + i * 37 % 380).collect();
-                let sampling = SamplingParams { temperature: 0.3 * seed as f32, seed, max_tokens: 40, ..Default::default() };
+                let sampling =
+                    SamplingParams { temperature: 0.3 * seed as f32, seed, max_tokens: 40, ..Default::default() };
                 Job {
                     request: Request { prompt_ids, sampling, ..Request::default() },
                     arrival_step: 0,

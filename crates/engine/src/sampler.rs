@@ -329,6 +329,60 @@ mod tests {
         );
     }
 
+    /// Rejection sampling with a draft that is one token, from its definition in f64: `x` is accepted with probability `p(x)`,
+    /// and else a token is drawn from `p` without `x`. What matters is the distribution of both outcomes.
+    fn check_draft(logits: &[f32], sampling: &SamplingParams, draft_id: usize) {
+        let counts = TokenCounts::new(sampling, &[]);
+        let mut sampler = Sampler::default();
+        let num_draws = 20_000;
+        let (mut num_accepted, mut rejected) = (0u32, vec![0u32; logits.len()]);
+        for seed in 0..num_draws {
+            let sampling = SamplingParams { seed, ..sampling.clone() };
+            match sampler.sample(logits, &sampling, &counts, 0, None).unwrap() as usize {
+                id if id == draft_id => num_accepted += 1,
+                id => rejected[id] += 1,
+            }
+        }
+        let p = expected_distribution(logits, sampling, &[], &[]);
+        let accepts = p[draft_id];
+        let deviation = (num_draws as f64 * accepts * (1.0 - accepts)).sqrt();
+        let distance = (f64::from(num_accepted) - num_draws as f64 * accepts).abs();
+        assert!(distance <= 5.0 * deviation, "draft {draft_id}: {num_accepted} accepted, p = {accepts}, {sampling:?}");
+        let num_rejected = num_draws as f64 - f64::from(num_accepted);
+        let (mut chi_squared, mut num_cells) = (0.0, 0);
+        for (id, &got) in rejected.iter().enumerate().filter(|&(id, _)| id != draft_id) {
+            let expected = num_rejected * p[id] / (1.0 - accepts).max(f64::MIN_POSITIVE);
+            assert!(expected > 0.0 || got == 0, "token {id} cannot come up: {sampling:?}");
+            if expected > 0.0 {
+                num_cells += 1;
+                chi_squared += (f64::from(got) - expected).powi(2) / expected;
+            }
+        }
+        let degrees = f64::from(num_cells) - 1.0;
+        let bound = degrees + 5.0 * (2.0 * degrees.max(0.0)).sqrt() + 3.0;
+        assert!(chi_squared <= bound, "draft {draft_id}: χ² {chi_squared} of {num_cells} cells: {sampling:?}");
+    }
+
+    #[test]
+    fn a_draw_compared_with_a_draft_is_rejection_sampling() {
+        let logits = [2.0, 1.5, -0.5, 2.0, 0.25, 1.0, -3.0, 0.5, 1.5, -1.0];
+        let base = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
+        let cases = [
+            SamplingParams { temperature: 0.0, ..base.clone() },
+            base.clone(),
+            SamplingParams { temperature: 0.6, top_p: 0.8, ..base.clone() },
+            SamplingParams { top_k: Some(4), min_p: 0.3, ..base.clone() },
+            SamplingParams { logit_bias: [(6, 6.0), (0, -9.0)].into(), ..base.clone() },
+            SamplingParams { stop_token_ids: vec![0, 3], min_tokens: 4, max_tokens: 9, ..base.clone() },
+        ];
+        for sampling in &cases {
+            // The likeliest, one of equals, an unlikely one, one that some rule out.
+            for draft_id in [0, 3, 6, 8] {
+                check_draft(&logits, sampling, draft_id);
+            }
+        }
+    }
+
     #[test]
     fn draws_follow_the_distribution() {
         let logits = [2.0, 1.5, -0.5, 2.0, 0.25, 1.0, -3.0, 0.5, 1.5, -1.0];

@@ -96,23 +96,6 @@ fn sampled_outputs_are_the_same_and_accepted_as_often_as_they_are_likely() {
 }
 
 #[test]
-fn depths_follow_what_is_accepted() {
-    let accepted = |accuracy: u64| {
-        let config = EngineConfig { speculative_tokens: SpeculativeTokens::Auto, ..small() };
-        let (mut engine, handle) = engine(DraftModel::new(accuracy), config);
-        for seed in 0..20 {
-            let _stream = handle.submit(greedy(&[seed; 5], 200)).unwrap();
-            run(&mut engine);
-        }
-        handle.stats()
-    };
-    let right = accepted(256);
-    assert!(right.num_drafted_tokens > right.num_generated_tokens / 2, "{right:?}");
-    let wrong = accepted(0);
-    assert!(wrong.num_drafted_tokens < wrong.num_generated_tokens / 4, "{wrong:?}");
-}
-
-#[test]
 fn models_without_a_module_cannot_draft() {
     let start = |config| crate::Engine::new(Box::new(PagedModel::counting()), config).map(drop);
     assert!(matches!(start(drafting(1)), Err(StartError::NoMtp)));
