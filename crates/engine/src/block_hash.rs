@@ -4,7 +4,7 @@
 //! `hash(b) = H(hash(b − 1), tokens of b)`, and `hash(−1) = H(salt)`. The salt keeps those apart who shall not find out, by
 //! how fast they are answered, what others have asked.
 //!
-//! `H` is SipHash-2-4 with 128 bits and a key drawn at random when the engine starts: who does not know the key cannot
+//! `H` is SipHash-1-3 with 128 bits and a key drawn at random when the engine starts: who does not know the key cannot
 //! make two prompts with the same hash, and by accident that does not happen either (2⁻⁶⁴ after 2³² blocks).
 //!
 //! With an MTP module a block also holds the keys of that module, and the one of position `p` is made from token `p + 1`. So
@@ -13,7 +13,7 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use cachalot_model::BLOCK_SIZE;
-use siphasher::sip128::{Hasher128, SipHasher24};
+use siphasher::sip128::{Hasher128, SipHasher13};
 
 /// The name of a full block and all before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +29,7 @@ impl BlockHash {
 /// Hashes the blocks of sequences.
 #[derive(Clone, Debug)]
 pub(crate) struct BlockHasher {
-    hasher: SipHasher24,
+    hasher: SipHasher13,
     /// Tokens after a block that its keys depend on: 1 with an MTP module, else 0.
     lookahead: usize,
 }
@@ -37,7 +37,7 @@ pub(crate) struct BlockHasher {
 impl BlockHasher {
     pub(crate) fn new(has_mtp: bool) -> Self {
         let random = || RandomState::new().hash_one(0);
-        BlockHasher { hasher: SipHasher24::new_with_keys(random(), random()), lookahead: usize::from(has_mtp) }
+        BlockHasher { hasher: SipHasher13::new_with_keys(random(), random()), lookahead: usize::from(has_mtp) }
     }
 
     /// Adds to `hashes`, those of the first blocks of a sequence, the hashes of further blocks whose tokens are known.
@@ -58,7 +58,7 @@ impl BlockHasher {
         }
     }
 
-    fn hash(&self, write: impl FnOnce(&mut SipHasher24)) -> BlockHash {
+    fn hash(&self, write: impl FnOnce(&mut SipHasher13)) -> BlockHash {
         let mut hasher = self.hasher;
         write(&mut hasher);
         BlockHash(hasher.finish128().as_u128())

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cachalot_engine::{Engine, EngineConfig, EngineHandle, Event, Failure, KvCacheSize, NoopModel, SubmitError};
+use cachalot_engine::{
+    Engine, EngineConfig, EngineHandle, Event, Failure, Health, KvCacheSize, NoopModel, OnFault, SubmitError,
+};
 
 use crate::models::Outcome::{Fail, Panic, Succeed};
 use crate::models::{FailingModel, PagedModel};
@@ -49,6 +51,82 @@ fn a_model_that_keeps_failing_stops_the_engine() {
         handle.submit(greedy(&[1], 1)).unwrap_err().to_string(),
         "the engine has stopped: the model failed in 3 steps in a row, last with: the device is on fire"
     );
+}
+
+#[test]
+fn with_exit_the_first_failed_step_is_the_last() {
+    let (mut engine, handle) = engine(FailingModel::new(&[Fail]), EngineConfig { on_fault: OnFault::Exit, ..small() });
+    let mut stream = handle.submit(greedy(&[1], 1)).unwrap();
+    assert!(engine.step());
+    assert!(failure(&ready(&mut stream)).is_some());
+    let failure = Some("the model failed in a step: the device is on fire".to_owned());
+    assert_eq!(handle.health(), Health::Stopped { failure });
+}
+
+#[test]
+fn logits_that_are_no_numbers_fail_their_request_and_empty_the_cache() {
+    // A prompt with token 13 is poison.
+    let poisonous = || {
+        PagedModel::new(|token_ids, logits| {
+            logits.fill(if token_ids.contains(&13) { f32::NAN } else { 0.0 });
+            logits[5] += 1.0;
+        })
+    };
+    let (mut engine, handle) = engine(poisonous(), EngineConfig { prefix_cache: true, ..small() });
+    let mut before = handle.submit(greedy(&[1; 100], 1)).unwrap();
+    run(&mut engine);
+    assert_eq!(handle.stats().num_blocks_cached, 1);
+    let mut beside = handle.submit(greedy(&[2; 20], 4)).unwrap();
+    let mut poisoned = handle.submit(greedy(&[13; 30], 4)).unwrap();
+    engine.step();
+    engine.check_integrity().unwrap();
+    let events = ready(&mut poisoned);
+    let Some(Event::Failed { failure: Failure::Step, message }) = events.last() else { panic!("{events:?}") };
+    assert!(message.contains("not finite"), "{message}");
+    assert_eq!((handle.stats().num_blocks_cached, handle.stats().num_faults), (0, 1));
+    let Health::Degraded { reason } = handle.health() else { panic!("{:?}", handle.health()) };
+    assert!(reason.contains("not finite"), "{reason}");
+    run(&mut engine);
+    assert_eq!(token_ids(&ready(&mut beside)), [5; 4], "its neighbour is not concerned");
+    assert_eq!(token_ids(&ready(&mut before)), [5]);
+    // Two more steps of the same kind, and the model is broken.
+    let streams: Vec<_> = (0..2).map(|_| handle.submit(greedy(&[13; 30], 4)).unwrap()).collect();
+    run(&mut engine);
+    assert_eq!(handle.stats().num_faults, 2, "both were in one step, and steps between had succeeded");
+    drop(streams);
+    for _ in 0..2 {
+        let _stream = handle.submit(greedy(&[13; 30], 4)).unwrap();
+        run(&mut engine);
+    }
+    assert!(matches!(handle.health(), Health::Stopped { failure: Some(_) }));
+}
+
+#[test]
+fn a_step_that_takes_too_long_is_seen_while_it_lasts() {
+    let config = EngineConfig { step_timeout: Duration::from_millis(20), ..small() };
+    let handle = noop(Duration::from_millis(150), config);
+    assert_eq!(handle.health(), Health::Ready);
+    let mut stream = handle.submit(greedy(&[1], 1)).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !matches!(handle.health(), Health::Stuck { .. }) {
+        assert!(Instant::now() < deadline, "{:?}", handle.health());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    while stream.blocking_recv().is_some() {}
+    assert_eq!(handle.health(), Health::Ready);
+    handle.shutdown(Duration::from_secs(10));
+    assert_eq!(handle.health(), Health::Stopped { failure: None });
+}
+
+#[test]
+fn a_full_queue_is_no_good_health() {
+    let (mut engine, handle) =
+        engine(PagedModel::counting(), EngineConfig { max_num_seqs: 1, max_waiting: 1, ..small() });
+    let streams = [1, 2].map(|id| handle.submit(greedy(&[id], 3)).unwrap());
+    assert!(matches!(handle.health(), Health::Degraded { .. }));
+    run(&mut engine);
+    assert_eq!(handle.health(), Health::Ready);
+    drop(streams);
 }
 
 #[test]
