@@ -153,7 +153,7 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
         // Nobody listens any more if the server was stopped meanwhile.
         let _ = send_loaded.send(load::load(&model));
     })?;
-    let stopped_early = tokio::select! {
+    let engine = tokio::select! {
         loaded = loaded => {
             let loaded = loaded.map_err(|_| anyhow!("loading the model ended in a panic")).flatten();
             let loaded = match loaded {
@@ -174,15 +174,27 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
                     }
                 })?;
             }
-            tokio::spawn(watch(loaded.engine.clone()));
+            let engine = loaded.engine.clone();
             state.publish(loaded.into_served(model_name));
             say(&format!("{banner}{:<10}http://{address}/v1\n", "ready"));
-            false
+            Some(engine)
         }
-        () = stop.requested() => true,
+        () = stop.requested() => None,
     };
-    if !stopped_early {
-        stop.requested().await;
+    let is_serving = engine.is_some();
+    // An engine that cannot go on ends the server, also while it is stopping.
+    let failed = async move {
+        match engine {
+            Some(engine) => watch(&engine).await,
+            None => std::future::pending().await,
+        }
+    };
+    let mut failed = std::pin::pin!(failed);
+    if is_serving {
+        tokio::select! {
+            () = stop.requested() => {}
+            failure = &mut failed => return Err(failure),
+        }
     }
     tokio::spawn(async move {
         stop.requested().await;
@@ -191,32 +203,34 @@ async fn serve(args: &ServeArgs, model: ModelConfig, model_name: String) -> anyh
         std::process::exit(130);
     });
     drop(end);
-    server.await.context("the server ended in a panic")?.context("the server's socket failed")?;
+    tokio::select! {
+        ended = server => ended.context("the server ended in a panic")?.context("the server's socket failed")?,
+        failure = failed => return Err(failure),
+    }
     tracing::info!("stopped");
     Ok(())
 }
 
-/// Ends the process when the engine cannot go on: a step that is stuck cannot be interrupted, and a model that keeps failing
-/// needs its weights and its device anew. Whoever runs the server starts it again.
-async fn watch(engine: EngineHandle) {
-    loop {
+/// Resolves when the engine cannot go on: a step that is stuck cannot be interrupted, and a model that keeps failing needs its
+/// weights and its device anew. Whoever runs the server starts it again.
+async fn watch(engine: &EngineHandle) -> anyhow::Error {
+    let failure = loop {
         tokio::time::sleep(WATCH_INTERVAL).await;
         match engine.health() {
-            Health::Ready | Health::Degraded { .. } => continue,
-            Health::Stopped { failure: None } => return,
-            Health::Stopped { failure: Some(failure) } => {
-                tracing::error!("the engine has stopped, so the server ends: {failure}")
+            Health::Ready | Health::Degraded { .. } => {}
+            Health::Stopped { failure: None } => std::future::pending().await,
+            Health::Stopped { failure: Some(failure) } => break anyhow!("the engine has stopped: {failure}"),
+            Health::Stuck { since } => {
+                let seconds = since.as_secs();
+                break anyhow!(
+                    "a step of the engine has taken {seconds} s and is not over; --step-timeout is how long it may take"
+                );
             }
-            Health::Stuck { since } => tracing::error!(
-                "a step of the engine has taken {} s and is not over, so the server ends; --step-timeout is how long it may take",
-                since.as_secs()
-            ),
         }
-        // Those who wait for an answer of a failed step get it first.
-        tokio::time::sleep(WATCH_INTERVAL).await;
-        #[expect(clippy::exit, reason = "a thread that is stuck cannot be joined")]
-        std::process::exit(1);
-    }
+    };
+    // Those who wait for an answer of a failed step get it first.
+    tokio::time::sleep(WATCH_INTERVAL).await;
+    failure.context("the server ends, because its engine cannot go on: start it again")
 }
 
 async fn listen(host: &str, port: u16) -> anyhow::Result<TcpListener> {
@@ -256,4 +270,58 @@ fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
         shutdown_timeout: Duration::from_secs(args.shutdown_timeout),
         ..ServerConfig::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use cachalot_engine::{Engine, EngineConfig, KvCacheSize, NoopModel, Request};
+    use cachalot_model::{Batch, Error, LanguageModel, Result};
+
+    use super::*;
+
+    /// A model that fails in every step.
+    struct BrokenModel;
+
+    impl LanguageModel for BrokenModel {
+        fn vocab_size(&self) -> usize {
+            10
+        }
+
+        fn max_model_len(&self) -> usize {
+            100
+        }
+
+        fn kv_block_bytes(&self) -> usize {
+            1
+        }
+
+        fn allocate(&mut self, _: usize, _: usize, _: usize) -> Result<()> {
+            Ok(())
+        }
+
+        fn forward(&mut self, _: &Batch, _: &mut [f32]) -> Result<()> {
+            Err(Error::Invalid("the device is gone".into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_cannot_go_on_ends_the_server() {
+        let config = EngineConfig { kv_cache: KvCacheSize::Blocks(4), on_fault: OnFault::Exit, ..Default::default() };
+        let engine = Engine::start(Box::new(BrokenModel), config.clone()).expect("it starts");
+        let _stream = engine.submit(Request { prompt_ids: vec![1], ..Request::default() }).expect("it is accepted");
+        let failure = format!("{:#}", watch(&engine).await);
+        assert!(
+            failure.ends_with("the engine has stopped: the model failed in a step: the device is gone"),
+            "{failure}"
+        );
+
+        let step_time = Duration::from_millis(1500);
+        let model = NoopModel { vocab_size: 10, max_model_len: 100, token_id: 7, step_time };
+        let config = EngineConfig { step_timeout: Duration::from_millis(1), ..config };
+        let engine = Engine::start(Box::new(model), config).expect("it starts");
+        let stream = engine.submit(Request { prompt_ids: vec![1], ..Request::default() }).expect("it is accepted");
+        let failure = format!("{:#}", watch(&engine).await);
+        assert!(failure.contains("a step of the engine has taken"), "{failure}");
+        drop(stream);
+    }
 }
