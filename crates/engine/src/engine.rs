@@ -213,8 +213,9 @@ impl Engine {
             if sequence.times.first_scheduled.is_none() && sequence.num_scheduled_tokens > 0 {
                 sequence.times.first_scheduled = Some(now);
                 self.metrics.queue.record((now - sequence.times.arrival).as_secs_f64());
-                self.metrics.prefix_cache_hit_tokens.increment(sequence.num_cached_tokens as u64);
-                self.stats.num_cached_tokens += sequence.num_cached_tokens as u64;
+                let num_cached_tokens = u64::from(sequence.num_cached_tokens());
+                self.metrics.prefix_cache_hit_tokens.increment(num_cached_tokens);
+                self.stats.num_cached_tokens += num_cached_tokens;
             }
         }
     }

@@ -45,8 +45,8 @@ impl EngineHandle {
         if let Some(hasher) = &self.inner.block_hasher {
             hasher.extend(&mut block_hashes, &request.cache_salt, &request.prompt_ids);
         }
-        let (seq_id, events) = self.inner.mailbox.submit(request, block_hashes)?;
-        Ok(EventStream::new(seq_id, events, self.inner.mailbox.clone()))
+        let accepted = self.inner.mailbox.submit(request, block_hashes)?;
+        Ok(EventStream::new(accepted, self.inner.mailbox.clone()))
     }
 
     /// What the engine works within.

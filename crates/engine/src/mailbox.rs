@@ -1,7 +1,8 @@
 //! What passes between the threads that submit requests and the thread that computes them.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -17,8 +18,18 @@ pub(crate) struct Submission {
     pub(crate) request: Request,
     /// Names of the full blocks of the prompt; empty without a prefix cache.
     pub(crate) block_hashes: Vec<BlockHash>,
+    /// Set when the request is first computed.
+    pub(crate) num_cached_tokens: Arc<AtomicU32>,
     pub(crate) events: UnboundedSender<Event>,
     pub(crate) arrival: Instant,
+}
+
+/// What the submitter gets of a request that was accepted.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) seq_id: SeqId,
+    pub(crate) events: UnboundedReceiver<Event>,
+    pub(crate) num_cached_tokens: Arc<AtomicU32>,
 }
 
 /// Whether requests are accepted.
@@ -84,11 +95,7 @@ impl Mailbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn submit(
-        &self,
-        request: Request,
-        block_hashes: Vec<BlockHash>,
-    ) -> Result<(SeqId, UnboundedReceiver<Event>), SubmitError> {
+    pub(crate) fn submit(&self, request: Request, block_hashes: Vec<BlockHash>) -> Result<Accepted, SubmitError> {
         let mut state = self.lock();
         match &state.phase {
             Phase::Open => {}
@@ -101,12 +108,21 @@ impl Mailbox {
         let seq_id = SeqId(state.next_seq_id);
         state.next_seq_id += 1;
         state.num_live += 1;
-        let (events, receiver) = unbounded_channel();
-        state.mail.submissions.push_back(Submission { seq_id, request, block_hashes, events, arrival: Instant::now() });
+        let (sender, events) = unbounded_channel();
+        let num_cached_tokens = Arc::<AtomicU32>::default();
+        let accepted = Accepted { seq_id, events, num_cached_tokens: num_cached_tokens.clone() };
+        state.mail.submissions.push_back(Submission {
+            seq_id,
+            request,
+            block_hashes,
+            num_cached_tokens,
+            events: sender,
+            arrival: Instant::now(),
+        });
         if state.asleep {
             self.arrived.notify_one();
         }
-        Ok((seq_id, receiver))
+        Ok(accepted)
     }
 
     /// Asks the engine to forget a sequence. A sleeping engine has none, and need not wake.

@@ -225,9 +225,7 @@ impl Scheduler {
         }
         sequence.num_computed_tokens = hit.num_blocks * BLOCK_SIZE;
         sequence.num_published_blocks = hit.num_blocks;
-        if sequence.times.first_scheduled.is_none() {
-            sequence.num_cached_tokens = sequence.num_computed_tokens;
-        }
+        sequence.note_cached_tokens(sequence.num_computed_tokens);
     }
 
     /// Takes the blocks that drafts of `num_tokens` need into which nothing else fits, as far as they are free.

@@ -1,6 +1,8 @@
 //! One request while the engine has it.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use cachalot_model::BLOCK_SIZE;
@@ -58,7 +60,7 @@ pub(crate) struct Sequence {
     /// The first of its blocks that are known to the pool or were found there.
     pub(crate) num_published_blocks: usize,
     /// Prompt tokens that were found in the cache when it was first scheduled.
-    pub(crate) num_cached_tokens: usize,
+    num_cached_tokens: Arc<AtomicU32>,
     /// While it waits: the block that it waits for, which another sequence is about to compute.
     pub(crate) awaited_hash: Option<BlockHash>,
     cache_salt: String,
@@ -118,7 +120,7 @@ pub(crate) struct Times {
 
 impl Sequence {
     pub(crate) fn new(submission: Submission, vocab_size: usize) -> Self {
-        let Submission { seq_id, request, block_hashes, events, arrival } = submission;
+        let Submission { seq_id, request, block_hashes, num_cached_tokens, events, arrival } = submission;
         Sequence {
             seq_id,
             priority: request.priority,
@@ -138,7 +140,7 @@ impl Sequence {
             blocks: Vec::new(),
             block_hashes,
             num_published_blocks: 0,
-            num_cached_tokens: 0,
+            num_cached_tokens,
             awaited_hash: None,
             cache_salt: request.cache_salt,
             times: Times { arrival, first_scheduled: None, first_token: None, last_token: None },
@@ -155,6 +157,18 @@ impl Sequence {
 
     pub(crate) fn num_uncomputed_tokens(&self) -> usize {
         self.token_ids.len() - self.num_computed_tokens
+    }
+
+    /// Notes that so many tokens of its blocks were found in the cache, which counts when it has not been computed before.
+    pub(crate) fn note_cached_tokens(&mut self, num_tokens: usize) {
+        if self.times.first_scheduled.is_none() {
+            self.num_cached_tokens.store(num_tokens as u32, Ordering::Relaxed);
+        }
+    }
+
+    /// Prompt tokens that were found in the cache when it was first scheduled.
+    pub(crate) fn num_cached_tokens(&self) -> u32 {
+        self.num_cached_tokens.load(Ordering::Relaxed)
     }
 
     pub(crate) fn num_generated_tokens(&self) -> usize {
@@ -307,7 +321,7 @@ impl Sequence {
         let end = Instant::now();
         self.note_draft();
         let report = Report {
-            num_cached_tokens: self.num_cached_tokens as u32,
+            num_cached_tokens: self.num_cached_tokens(),
             num_drafted: std::mem::take(&mut self.num_drafted),
             num_accepted: std::mem::take(&mut self.num_accepted),
             num_preemptions: self.num_preemptions,
@@ -320,7 +334,7 @@ impl Sequence {
             seq_id = self.seq_id.0,
             ?reason,
             num_prompt_tokens = self.num_prompt_tokens,
-            num_cached_tokens = self.num_cached_tokens,
+            num_cached_tokens = report.num_cached_tokens,
             num_generated_tokens = self.num_generated_tokens(),
             num_drafted_tokens = report.num_drafted.iter().sum::<u32>(),
             num_accepted_tokens = report.num_accepted.iter().sum::<u32>(),

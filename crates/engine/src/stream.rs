@@ -2,12 +2,10 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use tokio::sync::mpsc::UnboundedReceiver;
-
-use crate::mailbox::Mailbox;
-use crate::sequence::SeqId;
+use crate::mailbox::{Accepted, Mailbox};
 use crate::{Event, Failure};
 
 /// The events of one accepted request. Dropping it cancels the request; its blocks are free before the next step.
@@ -18,15 +16,20 @@ use crate::{Event, Failure};
 /// more, so `max_tokens` bounds the memory, and a slow reader holds no blocks once its tokens are generated.
 #[derive(Debug)]
 pub struct EventStream {
-    seq_id: SeqId,
-    events: UnboundedReceiver<Event>,
+    accepted: Accepted,
     mailbox: Arc<Mailbox>,
     ended: bool,
 }
 
 impl EventStream {
-    pub(crate) fn new(seq_id: SeqId, events: UnboundedReceiver<Event>, mailbox: Arc<Mailbox>) -> Self {
-        EventStream { seq_id, events, mailbox, ended: false }
+    pub(crate) fn new(accepted: Accepted, mailbox: Arc<Mailbox>) -> Self {
+        EventStream { accepted, mailbox, ended: false }
+    }
+
+    /// Prompt tokens whose keys came from the prefix cache, known from the first token on. The same is told at the end, but
+    /// whoever has enough before drops the stream and sees no end.
+    pub fn num_cached_tokens(&self) -> u32 {
+        self.accepted.num_cached_tokens.load(Ordering::Relaxed)
     }
 
     /// The next event; `None` after the last. Cancel safe.
@@ -42,7 +45,7 @@ impl EventStream {
         if self.ended {
             return None;
         }
-        let event = self.events.blocking_recv();
+        let event = self.accepted.events.blocking_recv();
         self.note(event)
     }
 
@@ -52,7 +55,7 @@ impl EventStream {
             return None;
         }
         // A closed channel is reported by the next `recv`; here it is only "nothing yet".
-        let event = self.events.try_recv().ok()?;
+        let event = self.accepted.events.try_recv().ok()?;
         self.note(Some(event))
     }
 
@@ -61,7 +64,7 @@ impl EventStream {
         if self.ended {
             return Poll::Ready(None);
         }
-        let event = ready!(self.events.poll_recv(context));
+        let event = ready!(self.accepted.events.poll_recv(context));
         Poll::Ready(self.note(event))
     }
 
@@ -87,7 +90,7 @@ impl futures::Stream for EventStream {
 impl Drop for EventStream {
     fn drop(&mut self) {
         if !self.ended {
-            self.mailbox.cancel(self.seq_id);
+            self.mailbox.cancel(self.accepted.seq_id);
         }
     }
 }

@@ -78,6 +78,17 @@ fn salts_keep_apart() {
 }
 
 #[test]
+fn hits_are_known_before_the_end() {
+    let (mut engine, handle) = engine(PagedModel::hashing(), sharing());
+    let _first = handle.submit(greedy(&text(300), 1)).unwrap();
+    run(&mut engine);
+    let second = handle.submit(greedy(&text(300), 50)).unwrap();
+    assert_eq!(second.num_cached_tokens(), 0);
+    engine.step();
+    assert_eq!(second.num_cached_tokens(), 256);
+}
+
+#[test]
 fn the_switch_is_off() {
     let (mut engine, handle) = engine(PagedModel::hashing(), EngineConfig { prefix_cache: false, ..sharing() });
     for _ in 0..2 {
