@@ -30,13 +30,14 @@ pub(crate) struct Runner {
     vocab_size: usize,
     batch: Batch,
     rows: Vec<Row>,
-    /// `[max_num_logits, vocab_size]`; the operating system hands out the pages that are used.
+    /// `[max_num_logits, vocab_size]`.
     logits: Vec<f32>,
 }
 
 impl Runner {
     pub(crate) fn new(vocab_size: usize, max_num_logits: usize) -> Self {
-        let logits = vec![0.0; max_num_logits * vocab_size];
+        // Not zeros, whose pages the operating system would hand out only when they are used.
+        let logits = vec![f32::NAN; max_num_logits * vocab_size];
         Runner { vocab_size, batch: Batch::default(), rows: Vec::new(), logits }
     }
 

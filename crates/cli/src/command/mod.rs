@@ -5,6 +5,7 @@ mod chat;
 mod generate;
 mod inspect;
 mod parse;
+mod plan;
 mod pull;
 mod serve;
 
@@ -18,6 +19,7 @@ pub(crate) enum Command {
     Chat(chat::ChatArgs),
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
+    Plan(plan::PlanArgs),
     Pull(pull::PullArgs),
     Parse(parse::ParseArgs),
 }
@@ -28,9 +30,12 @@ impl Command {
     pub(crate) fn default_log(&self) -> &'static str {
         match self {
             Command::Serve(_) | Command::Pull(_) => "info",
-            Command::Generate(_) | Command::Chat(_) | Command::Bench(_) | Command::Inspect(_) | Command::Parse(_) => {
-                "warn"
-            }
+            Command::Generate(_)
+            | Command::Chat(_)
+            | Command::Bench(_)
+            | Command::Inspect(_)
+            | Command::Plan(_)
+            | Command::Parse(_) => "warn",
         }
     }
 
@@ -45,6 +50,7 @@ impl Command {
             Command::Chat(args) => chat::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Plan(args) => plan::run(args),
             Command::Pull(args) => pull::run(args),
             Command::Parse(args) => parse::run(args),
         }

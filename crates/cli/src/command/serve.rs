@@ -104,7 +104,8 @@ pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     // Every running sequence advances in every step, so a step cannot have fewer tokens than there are sequences.
     let default_max_num_seqs = args.model.max_num_batched_tokens.get().min(64);
     let max_num_seqs = args.max_num_seqs.map_or(default_max_num_seqs, NonZeroUsize::get);
-    let model = ModelConfig::new(&args.model, max_num_seqs, args.max_waiting)?;
+    let model =
+        ModelConfig { takes_all_at_start: true, ..ModelConfig::new(&args.model, max_num_seqs, args.max_waiting)? };
     let model_name = args.served_model_name.clone().unwrap_or_else(|| model.source.name().to_owned());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(&args, model, model_name));
