@@ -53,7 +53,8 @@ pub(crate) struct ModelArgs {
     /// The most tokens that one step computes; longer prompts are computed in chunks
     #[arg(long, env = env::MAX_NUM_BATCHED_TOKENS, value_name = "TOKENS", default_value = "2048")]
     pub(crate) max_num_batched_tokens: NonZeroUsize,
-    /// Memory for the KV cache, such as 4GiB [default: what all sequences need, up to a quarter of the free memory]
+    /// Memory for the KV cache, such as 4GiB [default: what all sequences need, up to a quarter of the free memory; serve takes no
+    /// more than the weights do, or 256MiB]
     #[arg(long, env = env::KV_CACHE_BYTES, value_name = "SIZE")]
     pub(crate) kv_cache_bytes: Option<ByteSize>,
     /// Numbers in the KV cache; bf16 takes half the memory, and its rounding can turn near-ties in routing
@@ -118,7 +119,7 @@ pub(crate) struct SamplingArgs {
     pub(crate) seed: Option<u64>,
 }
 
-fn speculative_tokens(text: &str) -> Result<SpeculativeTokens, String> {
+pub(crate) fn speculative_tokens(text: &str) -> Result<SpeculativeTokens, String> {
     match text.parse() {
         Ok(num_tokens) if num_tokens <= MAX_SPECULATIVE_TOKENS => Ok(SpeculativeTokens::Fixed(num_tokens)),
         _ if text == "auto" => Ok(SpeculativeTokens::Auto),

@@ -90,9 +90,9 @@ variables! {
     BATCH = "CACHALOT_BATCH";
     /// `bench --repeat`.
     REPEAT = "CACHALOT_REPEAT";
-    /// `inspect --context-tokens`.
-    CONTEXT_TOKENS = "CACHALOT_CONTEXT_TOKENS";
-    /// `--json` of `bench` and `inspect`.
+    /// `plan --gpu`.
+    GPU = "CACHALOT_GPU";
+    /// `--json` of `bench`, `inspect` and `plan`.
     JSON = "CACHALOT_JSON";
     /// `parse --mode`.
     MODE = "CACHALOT_MODE";

@@ -5,16 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use cachalot_engine::{Engine, EngineConfig, EngineHandle, KvCacheSize, SpeculativeTokens};
-use cachalot_model::{BLOCK_SIZE, DeepseekV3, LanguageModel, Options};
+use cachalot_engine::{Engine, EngineConfig, EngineHandle, KvCacheSize};
+use cachalot_model::{BLOCK_SIZE, DeepseekV3, LanguageModel, Options, Pages};
 use cachalot_ops::Context;
 use cachalot_prompt::{Prompt, PromptFiles};
 use cachalot_server::Served;
-use cachalot_weights::{Checkpoint, Config, Source};
+use cachalot_tensor::DType;
+use cachalot_weights::{Checkpoint, Config, KvFormat, Source, StoredTensor};
 
 use crate::byte_size::ByteSize;
-use crate::config::{CacheDemand, ModelConfig};
+use crate::config::ModelConfig;
 use crate::hint::ResultExt;
+use crate::plan::{Budget, CpuDemand, CpuPlan};
 use crate::progress::Progress;
 use crate::source::ModelSource;
 use crate::{embedded, memory};
@@ -52,6 +54,8 @@ pub(crate) struct Summary {
     pub(crate) vocab_size: usize,
     /// Bytes of the weights.
     pub(crate) weight_bytes: u64,
+    /// What takes the memory.
+    pub(crate) memory: Budget,
     /// From opening the files to an engine that takes requests.
     pub(crate) load_time: Duration,
 }
@@ -88,16 +92,38 @@ pub(crate) fn load(config: &ModelConfig) -> anyhow::Result<Loaded> {
     let started = Instant::now();
     let checkpoint =
         Checkpoint::open(&config.source.files()).with_context(|| format!("cannot load {}", config.source))?;
-    if let Config::Qwen3(_) = checkpoint.config() {
+    let Config::DeepseekV3(architecture) = checkpoint.config() else {
         return Err(anyhow!("{} is a Qwen3 model, which is not supported yet", config.source))
             .hint("`cachalot inspect` works on it; to serve, use a DeepSeek V3, R1, V3.1 or V3.2 model");
-    }
+    };
     let prompt = open_prompt(config, &checkpoint)?;
     let notices = checkpoint.notices().iter().chain(prompt.iter().flat_map(|prompt| prompt.notices()));
     notices.for_each(|notice| tracing::warn!("{notice}"));
 
     let context = Context::new(config.device, config.num_threads)?;
     let num_threads = context.pool().current_num_threads();
+    let speculative_tokens = config.speculative_tokens.max_draft_tokens(checkpoint.has_mtp());
+    let plan = CpuPlan::new(&CpuDemand {
+        config: architecture,
+        weight_bytes: checkpoint.stored_tensors().iter().map(StoredTensor::bytes).sum(),
+        kv_format: if config.kv_cache_dtype == DType::F32 { KvFormat::F32 } else { KvFormat::Bf16 },
+        kv_cache_bytes: config.kv_cache_bytes,
+        max_model_len: config.max_model_len,
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        speculative_tokens,
+        num_threads,
+        takes_all_at_start: config.takes_all_at_start,
+        available_bytes: memory::available_bytes(),
+    });
+    if !plan.budget.fits() {
+        let message = format!("{} needs more memory than this machine has free: {}", config.source, plan.budget);
+        if config.takes_all_at_start {
+            return Err(anyhow!(message)).hint(plan.advice());
+        }
+        tracing::warn!("{message}; it may end or be slow when it comes to use all of it");
+    }
+
     let mut progress = None;
     let report = checkpoint.load(|done, total| {
         progress.get_or_insert_with(|| Progress::start("reading the weights", 0, total)).set(done);
@@ -109,25 +135,17 @@ pub(crate) fn load(config: &ModelConfig) -> anyhow::Result<Loaded> {
     let options = Options {
         kv_cache_dtype: config.kv_cache_dtype,
         max_model_len: config.max_model_len,
-        mtp: config.speculative_tokens != SpeculativeTokens::Fixed(0),
+        mtp: speculative_tokens > 0,
     };
-    let model = DeepseekV3::load(context, &checkpoint, options).hint("lower --max-model-len, or leave it out")?;
-    let block_bytes = model.kv_block_bytes() as u64;
-    let kv_cache_bytes = config.kv_cache_bytes.unwrap_or_else(|| {
-        let demand = CacheDemand {
-            block_bytes,
-            max_num_seqs: config.max_num_seqs,
-            max_model_len: config.max_model_len.unwrap_or(model.max_model_len()),
-            weight_bytes: report.bytes,
-            available_bytes: memory::available_bytes(),
-        };
-        demand.default_bytes()
-    });
+    let mut model = DeepseekV3::load(context, &checkpoint, options).hint("lower --max-model-len, or leave it out")?;
+    if config.takes_all_at_start {
+        model.set_pages(Pages::AtStart(taking_memory()));
+    }
     let engine_config = EngineConfig {
         max_num_seqs: config.max_num_seqs,
         max_num_batched_tokens: config.max_num_batched_tokens,
         max_model_len: config.max_model_len,
-        kv_cache: KvCacheSize::Bytes(kv_cache_bytes),
+        kv_cache: KvCacheSize::Bytes(plan.budget.kv_cache),
         max_waiting: config.max_waiting,
         prefix_cache: config.prefix_cache,
         speculative_tokens: config.speculative_tokens,
@@ -151,12 +169,27 @@ pub(crate) fn load(config: &ModelConfig) -> anyhow::Result<Loaded> {
         device: config.device.name(),
         num_threads,
         kv_cache_dtype: config.kv_cache_dtype.to_string(),
-        kv_cache_bytes: engine.limits().num_blocks as u64 * block_bytes,
+        kv_cache_bytes: engine.limits().num_blocks as u64 * plan.kv_block_bytes,
         vocab_size,
         weight_bytes: report.bytes,
+        memory: plan.budget,
         load_time: started.elapsed(),
     };
     Ok(Loaded { engine, prompt, eos_token_ids, summary })
+}
+
+/// Shows how far caches and activations have been taken, if it is not done in a moment.
+fn taking_memory() -> Box<dyn FnMut(u64, u64) + Send> {
+    let started = Instant::now();
+    let mut progress = None;
+    Box::new(move |done, total| {
+        if started.elapsed() > Duration::from_secs(1) {
+            progress.get_or_insert_with(|| Progress::start("taking memory", done, total)).set(done);
+        }
+        if done == total {
+            progress = None;
+        }
+    })
 }
 
 /// The text side, checked against the model.
@@ -216,6 +249,7 @@ impl Loaded {
                     ByteSize(summary.kv_cache_bytes)
                 ),
             ),
+            ("memory", summary.memory.to_string()),
             (
                 "limits",
                 format!(

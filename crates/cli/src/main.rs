@@ -17,6 +17,7 @@ mod hub;
 mod load;
 mod logging;
 mod memory;
+mod plan;
 mod progress;
 mod reply;
 mod say;

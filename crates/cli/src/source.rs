@@ -1,10 +1,12 @@
 //! What MODEL stands for: a folder, a model of the hub, or nothing, which is the embedded model.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
+use cachalot_weights::{Checkpoint, Config, Source, StoredTensor};
 
 use crate::hint::ResultExt;
 use crate::{embedded, env};
@@ -74,6 +76,57 @@ impl fmt::Display for ModelSource {
             ModelSource::Embedded => f.write_str("the embedded model"),
         }
     }
+}
+
+/// What is known of a model without loading it.
+pub(crate) enum Files {
+    /// There is a config.json and no weights beside it: what the published files of that configuration hold.
+    Config(Config),
+    /// Every tensor was checked for presence, shape and dtype.
+    Checkpoint(Checkpoint),
+}
+
+impl Files {
+    /// Opens the weights if there are any, else config.json alone.
+    ///
+    /// # Errors
+    /// If the files are not those of a known model.
+    pub(crate) fn open(files: &Source) -> anyhow::Result<Self> {
+        if let Source::Folder(folder) = files
+            && let Some(config) = files.read("config.json")?
+            && !holds_weights(folder).with_context(|| format!("cannot list {}", folder.display()))?
+        {
+            return Ok(Files::Config(Config::from_json(&config)?));
+        }
+        Ok(Files::Checkpoint(Checkpoint::open(files)?))
+    }
+
+    /// What config.json says.
+    pub(crate) fn config(&self) -> &Config {
+        match self {
+            Files::Config(config) => config,
+            Files::Checkpoint(checkpoint) => checkpoint.config(),
+        }
+    }
+
+    /// The tensors, as they are or would be stored.
+    pub(crate) fn tensors(&self) -> Vec<StoredTensor> {
+        match self {
+            Files::Config(config) => config.published_tensors(),
+            Files::Checkpoint(checkpoint) => checkpoint.stored_tensors(),
+        }
+    }
+}
+
+fn holds_weights(folder: &Path) -> io::Result<bool> {
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A model of the hub: `OWNER/NAME`, or `OWNER/NAME@REVISION` for another revision than `main`.

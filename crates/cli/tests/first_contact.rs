@@ -24,7 +24,15 @@ fn chat_body() -> Value {
 fn serve_answers_and_ends_in_order() {
     for signal in ["TERM", "INT"] {
         let mut server = Server::start(&[]);
-        for expected in ["DeepseekV32ForCausalLM", "V3.2", "cpu", "KV cache", "blocks of 64 tokens", "listens on"] {
+        for expected in [
+            "DeepseekV32ForCausalLM",
+            "V3.2",
+            "cpu",
+            "blocks of 64 tokens",
+            " activations + ",
+            " available",
+            "listens on",
+        ] {
             assert!(server.banner.contains(expected), "no {expected} in:\n{}", server.banner);
         }
         assert_eq!(server.request("GET", "/health", "", "").0, 200);
@@ -158,15 +166,57 @@ fn inspect_shows_the_embedded_model_and_a_config_alone() {
     for expected in ["the embedded model", "V3.2", "DeepseekV32ForCausalLM", "F8_E4M3", "KV cache", "4,096"] {
         assert!(text.contains(expected), "no {expected} in:\n{text}");
     }
-    let report: Value =
-        serde_json::from_str(&succeed(&["inspect", "--json", "--context-tokens", "640"])).expect("JSON");
+    let report: Value = serde_json::from_str(&succeed(&["inspect", "--json"])).expect("JSON");
     assert_eq!(report["architecture"], "DeepseekV32ForCausalLM");
-    assert_eq!(report["plan"]["context_tokens"], 640);
 
     let folder = tempfile::tempdir().expect("a temporary folder");
     fs::write(folder.path().join("config.json"), qwen3_config().to_string()).expect("in a temporary folder");
     let text = succeed(&["inspect", folder.path().to_str().expect("ascii")]);
     assert!(text.contains("Qwen3ForCausalLM"), "{text}");
+}
+
+#[test]
+fn plan_tells_what_fits_here_and_on_gpus() {
+    let text = succeed(&["plan"]);
+    for expected in
+        ["the embedded model on this machine", "weights", "KV cache", "sequences of 4,096", "--kv-cache-bytes"]
+    {
+        assert!(text.contains(expected), "no {expected} in:\n{text}");
+    }
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let config = include_str!("../../weights/tests/all/configs/published-v3.json");
+    fs::write(folder.path().join("config.json"), config).expect("in a temporary folder");
+    let path = folder.path().to_str().expect("ascii");
+    let text = succeed(&["plan", path, "--gpu", "h200x8", "--max-num-seqs", "256", "--kv-cache-dtype", "fp8"]);
+    for expected in ["8 × H200-141GB", "data parallel attention", "fp8 cache", "--max-num-seqs 256"] {
+        assert!(text.contains(expected), "no {expected} in:\n{text}");
+    }
+    let args = ["plan", path, "--gpu", "141GB*8", "--json", "--max-model-len", "32768", "--speculative-tokens", "1"];
+    let plan: Value = serde_json::from_str(&succeed(&args)).expect("JSON");
+    assert_eq!(plan["wish"]["max_model_len"], 32_768);
+    assert_eq!(plan["suggestion"]["fits"], true, "{plan}");
+
+    let check = |args: &[&str], expected: &[&str]| {
+        let message = fail(&[&["plan"], args].concat());
+        for expected in expected {
+            assert!(message.contains(expected), "no {expected} in:\n{message}");
+        }
+    };
+    check(&["--kv-cache-dtype", "fp8"], &["no FP8 caches on the CPU", "hint: use --kv-cache-dtype f32 or bf16"]);
+    check(&["--kv-cache-dtype", "f32", "--gpu", "h200"], &["no f32 caches on GPUs"]);
+    check(&["--max-model-len", "4097"], &["max_model_len is 4097", "at most 4096"]);
+    check(&["--max-num-seqs", "9", "--max-num-batched-tokens", "8"], &["less than max_num_seqs 9"]);
+    fs::write(folder.path().join("config.json"), qwen3_config().to_string()).expect("in a temporary folder");
+    check(&[path], &["is a Qwen3 model, which is not supported yet"]);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_the_machine_does_not_have_is_refused_before_it_is_taken() {
+    let message = fail(&["serve", "--port", "0", "--kv-cache-bytes", "900TiB"]);
+    for expected in ["needs more memory than this machine has free", "921600.0 GiB KV cache", "hint: a cache of "] {
+        assert!(message.contains(expected), "no {expected} in:\n{message}");
+    }
 }
 
 #[test]

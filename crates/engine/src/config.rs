@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
+use cachalot_model::footprint::{MAX_PROMPT_LOGPROB_ROWS, max_num_logits};
 use cachalot_model::{BLOCK_SIZE, LanguageModel};
 
 use crate::StartError;
 use crate::speculation::MAX_AUTO_DRAFT_TOKENS;
-
-/// Rows of logits that a step may compute for prompt log-probabilities, beside the one row per sequence that sampling
-/// needs. 256 rows of the 129,280-token vocabulary are 126 MiB.
-const MAX_PROMPT_LOGPROB_ROWS: usize = 256;
 
 /// What the engine may use. Raw wishes; [`Limits`] holds what was made of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +53,17 @@ pub enum SpeculativeTokens {
     Auto,
     /// This many, from 0 to [`MAX_SPECULATIVE_TOKENS`].
     Fixed(usize),
+}
+
+impl SpeculativeTokens {
+    /// The longest draft that comes of it.
+    pub fn max_draft_tokens(self, has_mtp: bool) -> usize {
+        match self {
+            SpeculativeTokens::Auto if has_mtp => MAX_AUTO_DRAFT_TOKENS,
+            SpeculativeTokens::Auto => 0,
+            SpeculativeTokens::Fixed(num_tokens) => num_tokens,
+        }
+    }
 }
 
 /// The longest draft. Beyond a handful of tokens, what is accepted falls far below what it costs to verify.
@@ -144,15 +152,13 @@ impl Limits {
             let needed = max_model_len.div_ceil(BLOCK_SIZE);
             return Err(StartError::CacheTooSmall { num_blocks, needed, block_bytes, max_model_len });
         }
-        let max_draft_tokens = match config.speculative_tokens {
-            SpeculativeTokens::Auto if model.has_mtp() => MAX_AUTO_DRAFT_TOKENS,
-            SpeculativeTokens::Auto | SpeculativeTokens::Fixed(0) => 0,
-            SpeculativeTokens::Fixed(_) if !model.has_mtp() => return Err(StartError::NoMtp),
-            SpeculativeTokens::Fixed(wanted) if wanted > MAX_SPECULATIVE_TOKENS => {
-                return Err(StartError::DraftTooLong { wanted });
-            }
-            SpeculativeTokens::Fixed(num_tokens) => num_tokens,
-        };
+        let max_draft_tokens = config.speculative_tokens.max_draft_tokens(model.has_mtp());
+        if max_draft_tokens > 0 && !model.has_mtp() {
+            return Err(StartError::NoMtp);
+        }
+        if max_draft_tokens > MAX_SPECULATIVE_TOKENS {
+            return Err(StartError::DraftTooLong { wanted: max_draft_tokens });
+        }
         let max_prompt_logprob_rows = MAX_PROMPT_LOGPROB_ROWS.min(max_num_batched_tokens);
         Ok(Limits {
             max_num_seqs,
@@ -160,7 +166,7 @@ impl Limits {
             max_model_len,
             num_blocks,
             max_prompt_logprob_rows,
-            max_num_logits: max_num_batched_tokens.min(max_num_seqs * (1 + max_draft_tokens) + max_prompt_logprob_rows),
+            max_num_logits: max_num_logits(max_num_batched_tokens, max_num_seqs, max_draft_tokens),
             max_draft_tokens,
             max_live: max_num_seqs + max_waiting,
             vocab_size: model.vocab_size(),

@@ -58,7 +58,7 @@ pub(crate) struct Runner {
     mtp_sources: Vec<u32>,
     /// Where each running sequence begins in `batch`.
     starts: Vec<Start>,
-    /// `[max_num_logits, vocab_size]`; the operating system hands out the pages that are used.
+    /// `[max_num_logits, vocab_size]`.
     logits: Vec<f32>,
 }
 
@@ -71,7 +71,8 @@ impl Runner {
             mtp_batch: Batch::default(),
             mtp_sources: Vec::new(),
             starts: Vec::new(),
-            logits: vec![0.0; max_num_logits * vocab_size],
+            // Not zeros, whose pages the operating system would hand out only when they are used.
+            logits: vec![f32::NAN; max_num_logits * vocab_size],
         }
     }
 

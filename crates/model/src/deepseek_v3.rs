@@ -10,12 +10,14 @@ use cachalot_ops::{
     rms_norm, rope, swiglu,
 };
 use cachalot_tensor::{Buffer, DType, Matrix, Tensor, View, ViewMut};
-use cachalot_weights::{Checkpoint, Config, DeepseekV3Config, IndexerConfig, Shard};
+use cachalot_weights::{Checkpoint, Config, DeepseekV3Config, IndexerConfig, KvFormat, Shard};
 
+use crate::footprint::{StepLimits, kv_block_bytes, working_memory};
 use crate::layer::{Attention, IndexerWeights, Layer, Mlp, Moe};
 use crate::memory::{Activations, IndexerActivations, LayerCache};
+use crate::pages::{Pages, touch};
 use crate::rotary::Rotary;
-use crate::{BLOCK_SIZE, Batch, Error, HiddenStates, LanguageModel, Result};
+use crate::{Batch, Error, HiddenStates, LanguageModel, Result};
 
 /// The norms inside attention (`q_a_layernorm`, `kv_a_layernorm`, the indexer's `k_norm`) do not take `rms_norm_eps`: the
 /// published code and transformers construct them with their default.
@@ -46,6 +48,7 @@ pub struct DeepseekV3 {
     lm_head: Matrix,
     mtp: Option<Mtp>,
     memory: Option<Memory>,
+    pages: Pages,
 }
 
 /// The multi-token-prediction module: one decoder layer over the next token's embedding and the main model's output.
@@ -116,11 +119,18 @@ impl DeepseekV3 {
             lm_head: checkpoint.matrix(lm_head, Shard::Whole)?,
             mtp,
             memory: None,
+            pages: Pages::WhenUsed,
             ctx,
             config: config.clone(),
             kv_cache_dtype: options.kv_cache_dtype,
             max_model_len,
         })
+    }
+
+    /// When the operating system hands out the pages of what [`allocate`](LanguageModel::allocate) takes; when they are first
+    /// used, unless this is called.
+    pub fn set_pages(&mut self, pages: Pages) {
+        self.pages = pages;
     }
 }
 
@@ -134,13 +144,13 @@ impl LanguageModel for DeepseekV3 {
     }
 
     fn kv_block_bytes(&self) -> usize {
-        let num_layers = self.layers.len() + usize::from(self.mtp.is_some());
-        num_layers * BLOCK_SIZE * LayerCache::elements_per_token(&self.config) * self.kv_cache_dtype.size_bytes()
+        let format = if self.kv_cache_dtype == DType::F32 { KvFormat::F32 } else { KvFormat::Bf16 };
+        kv_block_bytes(&self.config, format, self.mtp.is_some()) as usize
     }
 
     fn allocate(&mut self, num_blocks: usize, max_num_batched_tokens: usize, max_num_logits: usize) -> Result<()> {
         let num_layers = self.layers.len() + usize::from(self.mtp.is_some());
-        self.memory = Some(Memory {
+        let mut memory = Memory {
             activations: Activations::new(
                 &self.config,
                 self.max_model_len,
@@ -149,7 +159,14 @@ impl LanguageModel for DeepseekV3 {
                 self.mtp.is_some(),
             ),
             caches: (0..num_layers).map(|_| LayerCache::new(&self.config, self.kv_cache_dtype, num_blocks)).collect(),
-        });
+        };
+        if let Pages::AtStart(progress) = &mut self.pages {
+            let limits = StepLimits { max_model_len: self.max_model_len, max_num_batched_tokens, max_num_logits };
+            self.ctx.take_working_memory(&working_memory(&self.config, limits, self.mtp.is_some()));
+            let buffers = memory.caches.iter_mut().flat_map(LayerCache::buffers_mut);
+            touch(self.ctx.pool(), buffers.chain(memory.activations.buffers_mut()), progress);
+        }
+        self.memory = Some(memory);
         Ok(())
     }
 

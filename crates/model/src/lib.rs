@@ -7,11 +7,14 @@
 
 mod batch;
 mod deepseek_v3;
+pub mod footprint;
 mod language_model;
 mod layer;
 mod memory;
+mod pages;
 mod rotary;
 
 pub use batch::{BLOCK_SIZE, Batch};
 pub use deepseek_v3::{DeepseekV3, Options};
 pub use language_model::{Error, HiddenStates, LanguageModel, Result};
+pub use pages::Pages;

@@ -23,10 +23,10 @@ impl LayerCache {
         }
     }
 
-    /// Elements that one token takes in the caches of one layer.
-    pub(crate) fn elements_per_token(config: &DeepseekV3Config) -> usize {
-        let index_k = config.indexer.as_ref().map_or(0, |indexer| indexer.index_head_dim);
-        config.latent_dim() + index_k
+    /// Every buffer.
+    pub(crate) fn buffers_mut(&mut self) -> impl Iterator<Item = &mut Buffer> {
+        let LayerCache { kv, index_k } = self;
+        std::iter::once(kv).chain(index_k)
     }
 }
 
@@ -127,5 +127,55 @@ impl Activations {
             expert_weights: rows(config.num_experts_per_tok),
             eh: has_mtp.then(|| rows(2 * hidden_size)),
         }
+    }
+
+    /// Every buffer.
+    pub(crate) fn buffers_mut(&mut self) -> impl Iterator<Item = &mut Buffer> {
+        // Without `..`: a buffer that is added is not forgotten here.
+        let Activations {
+            residual,
+            normed,
+            delta,
+            hidden_states,
+            selected,
+            q_a,
+            q_a_normed,
+            q,
+            q_rotated,
+            kv_a,
+            kv,
+            attn_out,
+            indexer,
+            gate,
+            up,
+            act,
+            expert_ids,
+            expert_weights,
+            eh,
+        } = self;
+        let always = [
+            residual,
+            normed,
+            delta,
+            hidden_states,
+            selected,
+            q_a,
+            q_a_normed,
+            q,
+            q_rotated,
+            kv_a,
+            kv,
+            attn_out,
+            gate,
+            up,
+            act,
+            expert_ids,
+            expert_weights,
+        ];
+        let of_indexer = indexer.iter_mut().flat_map(|indexer| {
+            let IndexerActivations { q, q_rotated, k, k_normed, k_rotated, weights, topk_indices } = indexer;
+            [q, q_rotated, k, k_normed, k_rotated, weights, topk_indices]
+        });
+        always.into_iter().chain(of_indexer).chain(eh)
     }
 }

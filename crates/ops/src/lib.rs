@@ -65,4 +65,5 @@ pub use mla::{Mla, mla_absorbed, mla_expanded};
 pub use paged::PagedSeqs;
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, RopeLayout, rope};
+pub use scratch::{StepDims, WorkingMemory};
 pub use swiglu::{SwiGlu, swiglu};

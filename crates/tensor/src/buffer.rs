@@ -56,6 +56,11 @@ impl Buffer {
         Buffer { dtype, shape, bytes: AlignedBytes::zeroed(shape.num_elements() * dtype.size_bytes()) }
     }
 
+    /// Its bytes, for whoever wants the operating system to hand its pages out ahead of their use.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        self.bytes.as_mut()
+    }
+
     /// Element type.
     pub fn dtype(&self) -> DType {
         self.dtype

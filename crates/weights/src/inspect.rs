@@ -1,4 +1,4 @@
-//! What `cachalot inspect` prints: a model's make-up, its bytes, and what a machine needs for it.
+//! What `cachalot inspect` prints: a model's make-up and its bytes.
 //!
 //! Everything but the dtypes follows from config.json, so a report can be made before a single shard is downloaded; with
 //! the files it tells what they hold rather than what they should hold.
@@ -6,23 +6,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use cachalot_tensor::DType;
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{Config, DeepseekV3Config, Qwen3Config, RopeConfig};
+use crate::kv_format::KvFormat;
 use crate::layout::{Component, Stage, TensorKind, TensorSpec};
-
-/// Bytes of an FP8 latent record of FlashMLA, for a latent of `kv_lora_rank` and a key of `qk_rope_head_dim`: one byte per
-/// latent element, an f32 scale per 128 of them, and the rotated key in BF16. 656 for the released models.
-fn fp8_latent_bytes(kv_lora_rank: usize, qk_rope_head_dim: usize) -> usize {
-    kv_lora_rank + kv_lora_rank.div_ceil(128) * 4 + qk_rope_head_dim * 2
-}
-
-/// Bytes of an FP8 indexer key: one per element and an f32 scale. 132 for the released models.
-fn fp8_index_key_bytes(index_head_dim: usize) -> usize {
-    index_head_dim + 4
-}
+use crate::stored::StoredTensor;
 
 /// A model's make-up, for people through [`Display`](fmt::Display) and for programs through [`Serialize`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -54,8 +44,6 @@ pub struct Report {
     pub weight_bytes: u64,
     /// The cache's size.
     pub kv_cache: KvCache,
-    /// What the machine needs; set by [`Report::plan`].
-    pub plan: Option<Plan>,
     /// What the user should know though it is no error.
     pub notices: Vec<String>,
 }
@@ -110,54 +98,24 @@ pub struct KvCache {
     pub fp8_bytes_per_token_with_mtp: Option<u64>,
 }
 
-/// What a context takes of a machine's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Plan {
-    /// Tokens in the cache at the same time, over all sequences.
-    pub context_tokens: u64,
-    /// Bytes of the weights.
-    pub weight_bytes: u64,
-    /// Bytes of the F32 cache for `context_tokens`. The MTP layers' caches are not in it: nothing fills them yet.
-    pub kv_cache_bytes: u64,
-    /// Both together.
-    pub needed_bytes: u64,
-    /// Bytes that the machine has free, if known.
-    pub available_bytes: Option<u64>,
-    /// Tokens that the cache could hold next to the weights, if the free memory is known.
-    pub max_context_tokens: Option<u64>,
-}
-
-/// A tensor as it is or would be stored.
-struct StoredAs {
-    spec: TensorSpec,
-    dtype: DType,
-    scales: Option<(DType, usize)>,
-}
-
 impl Report {
     /// The report of a configuration whose files are not at hand.
     pub fn from_config(config: &Config) -> Self {
-        let stored = config.layout().into_iter().map(|spec| as_published(config, spec));
-        Report::new(config, stored, false)
+        Report::new(config, config.published_tensors(), false)
     }
 
     /// The report of a checkpoint.
     pub fn from_checkpoint(checkpoint: &Checkpoint) -> Self {
-        let config = checkpoint.config();
-        let stored = config.layout().into_iter().filter_map(|spec| {
-            let (dtype, scales) = checkpoint.stored_dtypes(&spec.name)?;
-            Some(StoredAs { spec, dtype, scales })
-        });
         let notices = checkpoint.notices().to_vec();
-        Report { notices, ..Report::new(config, stored, true) }
+        Report { notices, ..Report::new(checkpoint.config(), checkpoint.stored_tensors(), true) }
     }
 
-    fn new(config: &Config, stored: impl Iterator<Item = StoredAs>, storage_from_files: bool) -> Self {
+    fn new(config: &Config, stored: Vec<StoredTensor>, storage_from_files: bool) -> Self {
         let mut parameters: BTreeMap<Component, ComponentParameters> = BTreeMap::new();
         let mut storage: BTreeMap<&'static str, DTypeStorage> = BTreeMap::new();
         let [mut active_parameters, mut mtp_active_parameters] = [0, 0];
         let mut has_mtp = false;
-        for StoredAs { spec, dtype, scales } in stored {
+        for StoredTensor { spec, dtype, scales } in stored {
             let num_elements = spec.shape.num_elements();
             for (dtype, elements) in std::iter::once((dtype, num_elements)).chain(scales) {
                 let name = dtype.name();
@@ -197,48 +155,9 @@ impl Report {
             weight_bytes: storage.iter().map(|dtype| dtype.bytes).sum(),
             storage,
             kv_cache: kv_cache(config, has_mtp),
-            plan: None,
             notices: Vec::new(),
         }
     }
-
-    /// Adds what a machine needs for caches of `context_tokens`. `available_bytes` is what it has free, weights not yet
-    /// loaded.
-    pub fn plan(mut self, context_tokens: u64, available_bytes: Option<u64>) -> Self {
-        let weight_bytes = self.weight_bytes;
-        let bytes_per_token = self.kv_cache.f32_bytes_per_token;
-        let kv_cache_bytes = context_tokens.saturating_mul(bytes_per_token);
-        let max_context_tokens = available_bytes.map(|bytes| bytes.saturating_sub(weight_bytes) / bytes_per_token);
-        let needed_bytes = weight_bytes.saturating_add(kv_cache_bytes);
-        self.plan = Some(Plan {
-            context_tokens,
-            weight_bytes,
-            kv_cache_bytes,
-            needed_bytes,
-            available_bytes,
-            max_context_tokens,
-        });
-        self
-    }
-}
-
-/// The dtypes that published files of this configuration have.
-fn as_published(config: &Config, spec: TensorSpec) -> StoredAs {
-    let wide = match config.dtype() {
-        Some("float32") => DType::F32,
-        Some("float16") => DType::F16,
-        _ => DType::BF16,
-    };
-    let (dtype, scales) = match (spec.kind, config.quantization()) {
-        (TensorKind::Linear, Some(quantization)) => {
-            let dims = spec.shape.dims();
-            let [rows, columns] = quantization.weight_block_size;
-            (DType::F8E4M3, Some((DType::F32, dims[0].div_ceil(rows) * dims[1].div_ceil(columns))))
-        }
-        (TensorKind::CorrectionBias, _) => (DType::F32, None),
-        _ => (wide, None),
-    };
-    StoredAs { spec, dtype, scales }
 }
 
 /// Elements of a tensor that every token is multiplied with.
@@ -261,10 +180,8 @@ fn chosen_elements(config: &Config, routed_experts: u64) -> u64 {
 fn kv_cache(config: &Config, has_mtp: bool) -> KvCache {
     let (num_layers, num_mtp_layers, bf16, fp8) = match config {
         Config::DeepseekV3(config) => {
-            let index_head_dim = config.indexer.as_ref().map(|indexer| indexer.index_head_dim);
-            let bf16 = 2 * (config.latent_dim() + index_head_dim.unwrap_or(0));
-            let fp8 = fp8_latent_bytes(config.kv_lora_rank, config.qk_rope_head_dim)
-                + index_head_dim.map_or(0, fp8_index_key_bytes);
+            let bytes = |format: KvFormat| format.latent_bytes(config) + format.index_key_bytes(config);
+            let (bf16, fp8) = (bytes(KvFormat::Bf16), bytes(KvFormat::Fp8));
             let num_mtp_layers = if has_mtp { config.num_nextn_predict_layers } else { 0 };
             (config.num_hidden_layers, num_mtp_layers, bf16, Some(fp8))
         }
@@ -422,41 +339,10 @@ impl fmt::Display for Report {
         if let (Some(main), Some(mtp)) = (kv.fp8_bytes_per_token, kv.fp8_bytes_per_token_with_mtp) {
             row(f, "FP8 records", main, mtp)?;
         }
-        if let Some(plan) = &self.plan {
-            write!(f, "\n{plan}")?;
-        }
         for notice in &self.notices {
             writeln!(f, "\nnotice: {notice}")?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "memory for {} tokens of context", grouped(self.context_tokens))?;
-        let row = |f: &mut fmt::Formatter<'_>, name: &str, bytes: u64| {
-            let gib = bytes as f64 / f64::from(1 << 30);
-            writeln!(f, "  {name:<18}{:>20}{:>16}", grouped(bytes), format!("{gib:.1} GiB"))
-        };
-        row(f, "weights", self.weight_bytes)?;
-        row(f, "KV cache, F32", self.kv_cache_bytes)?;
-        row(f, "needed", self.needed_bytes)?;
-        let (Some(available), Some(max_context)) = (self.available_bytes, self.max_context_tokens) else {
-            return Ok(());
-        };
-        row(f, "free here", available)?;
-        if self.needed_bytes <= available {
-            writeln!(f, "this machine has room for {} tokens of context", grouped(max_context))
-        } else if max_context > 0 {
-            writeln!(
-                f,
-                "too much for this machine: next to the weights it has room for {} tokens",
-                grouped(max_context)
-            )
-        } else {
-            writeln!(f, "the weights alone are too much for this machine: they would be read from disk for every token")
-        }
     }
 }
 

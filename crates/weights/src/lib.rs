@@ -21,18 +21,22 @@ mod config;
 mod error;
 mod inspect;
 mod keys;
+mod kv_format;
 mod layout;
 mod load;
 mod mmap;
 mod safetensors_file;
 mod source;
+mod stored;
 
 pub use checkpoint::{Checkpoint, Shard};
 pub use config::{
     Config, DeepseekV3Config, IndexerConfig, QuantizationConfig, Qwen3Config, RopeConfig, ScaleFormat, YarnConfig,
 };
 pub use error::{Error, Result};
-pub use inspect::{ComponentParameters, DTypeStorage, Fact, KvCache, Plan, Report};
+pub use inspect::{ComponentParameters, DTypeStorage, Fact, KvCache, Report};
+pub use kv_format::KvFormat;
 pub use layout::{Component, Stage, TensorKind, TensorSpec, scale_name};
 pub use load::LoadReport;
 pub use source::Source;
+pub use stored::StoredTensor;

@@ -6,6 +6,7 @@ mod chat;
 mod generate;
 mod inspect;
 mod parse;
+mod plan;
 mod pull;
 mod serve;
 
@@ -20,6 +21,7 @@ pub(crate) enum Command {
     Batch(batch::BatchArgs),
     Bench(bench::BenchArgs),
     Inspect(inspect::InspectArgs),
+    Plan(plan::PlanArgs),
     Pull(pull::PullArgs),
     Parse(parse::ParseArgs),
 }
@@ -32,9 +34,12 @@ impl Command {
             Command::Serve(_) | Command::Pull(_) => "info",
             // The server has a line for every request.
             Command::Batch(_) => "info,cachalot_server=warn",
-            Command::Generate(_) | Command::Chat(_) | Command::Bench(_) | Command::Inspect(_) | Command::Parse(_) => {
-                "warn"
-            }
+            Command::Generate(_)
+            | Command::Chat(_)
+            | Command::Bench(_)
+            | Command::Inspect(_)
+            | Command::Plan(_)
+            | Command::Parse(_) => "warn",
         }
     }
 
@@ -50,6 +55,7 @@ impl Command {
             Command::Batch(args) => batch::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Plan(args) => plan::run(args),
             Command::Pull(args) => pull::run(args),
             Command::Parse(args) => parse::run(args),
         }

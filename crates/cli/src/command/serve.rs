@@ -116,6 +116,7 @@ enum OnFaultPolicy {
 pub(crate) fn run(args: ServeArgs) -> anyhow::Result<()> {
     let max_num_seqs = args.max_num_seqs.unwrap_or(args.model.default_max_num_seqs());
     let model = ModelConfig {
+        takes_all_at_start: true,
         prefix_cache: args.prefix_cache == Switch::On,
         on_fault: match args.on_fault {
             OnFaultPolicy::Restart => OnFault::Restart,

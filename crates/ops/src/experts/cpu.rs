@@ -15,7 +15,7 @@ use crate::swiglu::silu;
 
 /// Pairs in a window. It bounds the memory for the activations between the two passes, 16 MiB for the 671B model, and is
 /// several times what one expert gets from a large step.
-const WINDOW_PAIRS: usize = 2048;
+pub(crate) const WINDOW_PAIRS: usize = 2048;
 
 pub(super) fn run(ctx: &Context, args: Experts<'_>) {
     let Experts { x, experts, expert_ids, expert_weights, out } = args;

@@ -3,7 +3,7 @@
 //! Tokens are gathered by expert, so that an expert's weights are decoded once for all the tokens that chose it. A token's
 //! experts are added in ascending order of their ids, so that its result does not depend on the other tokens.
 
-mod cpu;
+pub(crate) mod cpu;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@ use crate::numerics::{Stored, dots};
 use crate::order::sort_key;
 use crate::paged::KeyRows;
 use crate::rows::f32_row;
-use crate::scratch::with_scratch;
+use crate::scratch::{StepDims, with_scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Scores that are kept at once, if one row does not need more: 4 MiB.
@@ -19,6 +19,13 @@ const SCORES: usize = 1 << 20;
 
 /// Positions of one task.
 const TASK_POSITIONS: usize = 512;
+
+/// The most scores that are kept at once, in whole tasks.
+pub(crate) fn scores_scratch(dims: &StepDims) -> usize {
+    let row_len = dims.max_model_len.next_multiple_of(TASK_POSITIONS);
+    // Shorter rows than the longest one fill what is kept at once just as well.
+    row_len.max(SCORES.min(row_len * dims.max_num_batched_tokens))
+}
 
 pub(super) fn run(ctx: &Context, args: Indexer<'_>) {
     match args.key_cache.dtype() {

@@ -7,7 +7,7 @@
 //! orthogonal and cancels exactly in `q·k`; it only lowers the error of that quantisation. Here neither happens: scores are
 //! f32 from the keys as cached, so selections differ from an FP8 indexer's only where scores lie within its noise.
 
-mod cpu;
+pub(crate) mod cpu;
 mod reference;
 #[cfg(test)]
 mod tests;

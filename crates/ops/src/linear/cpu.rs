@@ -17,7 +17,7 @@ use crate::scratch::with_scratch;
 use crate::simd::{Kernel, Simd, dispatch};
 
 /// Weight rows of one task: little enough to share evenly, enough that a pass over the tokens is not lost time.
-const TASK_ROWS: usize = 16;
+pub(crate) const TASK_ROWS: usize = 16;
 
 /// Weight rows that are multiplied at once.
 const TILE_ROWS: usize = 4;

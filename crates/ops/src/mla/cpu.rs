@@ -15,7 +15,7 @@ use crate::linear::cpu::multiply;
 use crate::numerics::{Rows, Stored, decode};
 use crate::paged::KeyRows;
 use crate::rows::f32_row;
-use crate::scratch::with_scratch;
+use crate::scratch::{StepDims, with_scratch};
 use crate::simd::{Kernel, Simd, dispatch};
 use crate::{Context, PagedSeqs};
 
@@ -88,6 +88,19 @@ impl<'a> Step<'a> {
             });
         });
     }
+}
+
+/// What [`attend_expanded`] keeps of a task at most: all rows of a step.
+pub(crate) fn expanded_scratch(dims: &StepDims) -> usize {
+    let key_len = dims.qk_nope_head_dim + dims.qk_rope_head_dim;
+    let of_tile = TILE_KEYS * (dims.kv_lora_rank + key_len + dims.v_head_dim) + TILE_QUERIES * dims.v_head_dim;
+    of_tile + 2 * dims.max_num_batched_tokens
+}
+
+/// What [`attend_absorbed`] keeps of a task at most.
+pub(crate) fn absorbed_scratch(dims: &StepDims) -> usize {
+    let (rows, heads) = (TASK_ROWS.min(dims.max_num_batched_tokens), TASK_HEADS.min(dims.num_attention_heads));
+    rows * heads * (2 * dims.kv_lora_rank + dims.qk_rope_head_dim) + 2 * heads
 }
 
 pub(super) fn expanded(ctx: &Context, args: Mla<'_>, dims: MlaDims) {

@@ -18,7 +18,7 @@
 //!
 //! Not here: the softmax's log-sum-exp output (nothing merges partial results yet) and the FP8 cache record.
 
-mod cpu;
+pub(crate) mod cpu;
 mod reference;
 #[cfg(test)]
 mod tests;
