@@ -1,31 +1,19 @@
 //! What a newcomer does first, with the real binary: look at the embedded model, serve it, talk to it, stop it, and mistype
 //! a few things. Every message is looked at, because it is all that a newcomer has.
 
+mod support;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use cachalot_testkit::golden::{self, Golden};
 use cachalot_testkit::{TinyCheckpoint, qwen3_config, v32_config};
 use serde_json::{Value, json};
-
-/// Far beyond what anything here takes, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The binary, without the user's own settings.
-fn cachalot(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cachalot"));
-    command.args(args).stdin(Stdio::null());
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("CACHALOT_") || name.to_string_lossy().starts_with("HF_") {
-            command.env_remove(name);
-        }
-    }
-    command
-}
+use support::{Server, cachalot};
 
 fn run(args: &[&str]) -> Output {
     cachalot(args).output().expect("the binary starts")
@@ -48,79 +36,6 @@ fn fail(args: &[&str]) -> String {
         "{args:?} ends in no hint: {message}"
     );
     message
-}
-
-/// A server on a free port.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-    banner: String,
-}
-
-impl Server {
-    /// Starts `serve` and waits until it says that it is ready.
-    fn start(args: &[&str]) -> Self {
-        let mut command = cachalot(&["serve", "--port", "0"]);
-        let mut child = command.args(args).stdout(Stdio::piped()).spawn().expect("the binary starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let mut banner = String::new();
-        let address = loop {
-            let Some(line) = lines.next() else { panic!("the server ended before it was ready, after:\n{banner}") };
-            let line = line.expect("output is text");
-            banner += &format!("{line}\n");
-            if let Some(url) = line.strip_prefix("ready") {
-                let url = url.trim().strip_prefix("http://").and_then(|url| url.strip_suffix("/v1"));
-                break url.expect("the line ends in an address").parse().expect("an address");
-            }
-        };
-        Server { child, address, banner }
-    }
-
-    fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.address).expect("the server listens");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a valid timeout");
-        let length = body.len();
-        write!(
-            stream,
-            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {length}\r\n{headers}\r\n{body}"
-        )
-        .expect("the server reads");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("the server answers with text");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        (status.expect("a status line"), body.to_owned())
-    }
-
-    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let (status, body) = self.request("POST", path, "", &body.to_string());
-        (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().expect("kill exists").success());
-    }
-
-    fn wait(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
-        while Instant::now() < deadline {
-            if let Some(status) = self.child.try_wait().expect("the child is ours") {
-                return status;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        panic!("the server did not end within {PATIENCE:?}");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Only after a failed test is there still something to end.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 fn chat_body() -> Value {

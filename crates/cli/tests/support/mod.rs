@@ -1,0 +1,100 @@
+//! The real binary as a child process.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Far beyond what anything here takes, also on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The binary, without the user's own settings.
+pub(crate) fn cachalot(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cachalot"));
+    command.args(args).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("CACHALOT_") || name.to_string_lossy().starts_with("HF_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// A server on a free port.
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) address: SocketAddr,
+    pub(crate) banner: String,
+}
+
+impl Server {
+    /// Starts `serve` and waits until it says that it is ready.
+    pub(crate) fn start(args: &[&str]) -> Self {
+        Server::from_command(cachalot(&["serve", "--port", "0"]).args(args))
+    }
+
+    /// The same for a command that ends in `serve`, with whatever else was done to it.
+    pub(crate) fn from_command(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let mut banner = String::new();
+        let address = loop {
+            let Some(line) = lines.next() else { panic!("the server ended before it was ready, after:\n{banner}") };
+            let line = line.expect("output is text");
+            banner += &format!("{line}\n");
+            if let Some(url) = line.strip_prefix("ready") {
+                let url = url.trim().strip_prefix("http://").and_then(|url| url.strip_suffix("/v1"));
+                break url.expect("the line ends in an address").parse().expect("an address");
+            }
+        };
+        Server { child, address, banner }
+    }
+
+    pub(crate) fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.address).expect("the server listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a valid timeout");
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {length}\r\n{headers}\r\n{body}"
+        )
+        .expect("the server reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("the server answers with text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.expect("a status line"), body.to_owned())
+    }
+
+    pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let (status, body) = self.request("POST", path, "", &body.to_string());
+        (status, serde_json::from_str(&body).unwrap_or_else(|error| panic!("{path}: {error}: {body}")))
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().expect("kill exists").success());
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        panic!("the server did not end within {PATIENCE:?}");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Only after a failed test is there still something to end.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
