@@ -58,7 +58,7 @@ impl fmt::Display for Checks {
                 Verdict::Failed => "FAILED",
                 Verdict::Skipped => "skipped",
             };
-            writeln!(f, "{verdict:<8}{name:<44}{evidence}")?;
+            writeln!(f, "{verdict:<8}{name:<46}{evidence}")?;
         }
         Ok(())
     }

@@ -218,3 +218,82 @@ async fn send_rubbish(address: SocketAddr, rubbish: &Rubbish) -> anyhow::Result<
         Err(error) => Err(error.context(format!("{name} is not answered"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::question::Material;
+
+    /// What a client makes of a server that answers with these bytes.
+    async fn outcome(answer: String, behaviour: &Behaviour) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            let mut request = [0; 4096];
+            // Of a client that hangs up there may be nothing to read, and nobody to write to.
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(answer.as_bytes()).await;
+        });
+        let question = Material::for_tests().questions(1, &mut Random::new(1)).remove(0);
+        let (outcome, _) = run(address, &question, behaviour).await;
+        server.await.expect("the server of the test ends");
+        outcome
+    }
+
+    fn chunked(events: &str) -> String {
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        format!("{head}{:x}\r\n{events}\r\n0\r\n\r\n", events.len())
+    }
+
+    const TOKEN: &str = "data: {\"choices\":[{\"text\":\"a\",\"finish_reason\":null}]}\n\n";
+    const LAST: &str = "data: {\"choices\":[{\"text\":\"\",\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}\n\n";
+    const DONE: &str = "data: [DONE]\n\n";
+
+    #[tokio::test]
+    async fn good_answers_are_told_from_bad_ones() {
+        let whole = chunked(&[TOKEN, LAST, DONE].concat());
+        let refusal = |headers: &str| format!("HTTP/1.1 503 No\r\n{headers}content-length: 2\r\n\r\n{{}}");
+        let error = chunked(&format!("{TOKEN}data: {{\"error\":{{\"message\":\"no\"}}}}\n\n"));
+        let mut cut = whole.clone();
+        cut.truncate(whole.len() - 8);
+        for (name, answer, expected) in [
+            ("a whole answer", whole.clone(), "Answered"),
+            ("an answer that ends with an error", error, "Failed(\"no\")"),
+            ("a proper refusal", refusal("retry-after: 1\r\n"), "Refused"),
+            ("a refusal that does not say when to come again", refusal(""), "Broken(\"503 comes without Retry-After"),
+            ("an answer that was cut", cut, "Broken(\"the connection ended within a chunk"),
+            ("an answer without an end", chunked(TOKEN), "Broken(\"the body ends without [DONE]"),
+            ("an answer with two ends", chunked(&[LAST, DONE, DONE].concat()), "Broken(\"the answer goes on"),
+            ("an answer with something behind it", format!("{whole}HTTP/1.1"), "Broken(\"something follows the answer"),
+            ("a wrong status", "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".into(), "Broken(\"a good request"),
+            ("no answer", String::new(), "Broken(\"the connection ended within the answer"),
+        ] {
+            let found = format!("{:?}", outcome(answer, &Behaviour::Plain).await);
+            assert!(found.starts_with(expected), "{name}: {found}");
+        }
+    }
+
+    #[tokio::test]
+    async fn clients_behave_as_they_should() {
+        let whole = chunked(&[TOKEN, LAST, DONE].concat());
+        let hang_up = |moment| Behaviour::HangUp(moment, Farewell::Reset);
+        let rubbish = |status| Behaviour::Rubbish(Rubbish { name: "rubbish", bytes: b"?".to_vec(), status });
+        for (behaviour, expected) in [
+            (hang_up(Moment::Sending(0.5)), "HungUp"),
+            (hang_up(Moment::Waiting(Duration::from_millis(1))), "HungUp"),
+            (hang_up(Moment::Reading(1)), "HungUp"),
+            (hang_up(Moment::Reading(2)), "Answered"),
+            (Behaviour::Slow(Duration::from_millis(200)), "Answered"),
+            (rubbish(Some(200)), "RubbishRefused"),
+            (rubbish(Some(400)), "Broken(\"rubbish is answered with 200 instead of 400"),
+            (rubbish(None), "Broken(\"rubbish is answered with 200"),
+        ] {
+            let found = format!("{:?}", outcome(whole.clone(), &behaviour).await);
+            assert!(found.starts_with(expected), "{behaviour:?}: {found}");
+        }
+    }
+}

@@ -23,22 +23,22 @@ const BLOCK_TOKENS: usize = 64;
 pub(crate) async fn fill_cache(server: &Server, material: &Material, random: &mut Random) -> anyhow::Result<f64> {
     let num_blocks = server.metric("cachalot_kv_blocks_total").await?;
     let mut connections = Vec::new();
-    let mut num_asked_blocks = 0;
+    let mut num_missing_blocks = num_blocks as usize;
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let share = server.metric("cachalot_kv_blocks_in_use").await? / num_blocks;
-        if share >= FULL || Instant::now() > deadline {
-            return Ok(share);
-        }
-        // Some end before others begin, so a few more are asked for all the time.
-        let wanted = if connections.is_empty() { num_blocks as usize } else { num_asked_blocks + 1 };
-        while num_asked_blocks < wanted {
+        while num_missing_blocks > 0 {
             let (request, num_tokens) = material.longest(random);
             let mut connection = Connection::open(server.address, Pace::Fast).await?;
             connection.send(&request).await?;
             connections.push(connection);
-            num_asked_blocks += num_tokens.div_ceil(BLOCK_TOKENS);
+            num_missing_blocks = num_missing_blocks.saturating_sub(num_tokens.div_ceil(BLOCK_TOKENS));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
+        let share = server.metric("cachalot_kv_blocks_in_use").await? / num_blocks;
+        if share >= FULL || Instant::now() > deadline {
+            return Ok(share);
+        }
+        // When all of them run and there is still a gap, one more is asked for.
+        num_missing_blocks = usize::from(server.metric("cachalot_requests_waiting").await? == 0.0);
     }
 }

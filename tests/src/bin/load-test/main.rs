@@ -5,7 +5,7 @@
 //!
 //! The server under test runs on the same cores, so this program is small: one thread, and HTTP by hand.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a command: what it prints is what it is for")]
 
 mod answer;
 mod check;
@@ -24,10 +24,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use cachalot_testkit::Random;
 use clap::Parser;
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use check::{Checks, Verdict};
 use figures::Figures;
@@ -84,13 +85,24 @@ const MAX_SHOWN: usize = 5;
 fn main() -> ExitCode {
     let args = Args::parse();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.context("cannot start").and_then(|runtime| runtime.block_on(run(&args))) {
+    match runtime.context("cannot start").and_then(|runtime| runtime.block_on(run_until_stopped(&args))) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Runs everything, and leaves no server behind if it is stopped.
+async fn run_until_stopped(args: &Args) -> anyhow::Result<bool> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        passed = run(args) => passed,
+        _ = terminate.recv() => bail!("stopped by SIGTERM"),
+        _ = interrupt.recv() => bail!("stopped by SIGINT"),
     }
 }
 
@@ -109,7 +121,7 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
     let began = Instant::now();
     for (index, question) in questions.iter_mut().enumerate() {
         question.answer = question::ask_alone(server.address, question).await?;
-        if index % 40 == 0 {
+        if index.is_multiple_of(40) {
             eprintln!("asked {index} of {num_questions} questions alone");
         }
     }

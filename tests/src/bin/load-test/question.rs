@@ -73,6 +73,7 @@ impl Question {
 pub(crate) struct Material {
     /// Ordinary tokens.
     ids: Vec<u32>,
+    max_model_len: usize,
     max_prompt_tokens: usize,
 }
 
@@ -102,17 +103,23 @@ impl Material {
         let (head, tokens) = exchange(address, &request).await?;
         ensure!(head.status == 200, "/tokenize: {}", String::from_utf8_lossy(&tokens));
         let Tokens { tokens: ids } = serde_json::from_slice(&tokens)?;
-        Ok(Material { ids, max_prompt_tokens })
+        Ok(Material { ids, max_model_len, max_prompt_tokens })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests() -> Self {
+        Material { ids: vec![5, 6, 7], max_model_len: 300, max_prompt_tokens: 100 }
     }
 
     fn draw_ids(&self, random: &mut Random, length: usize) -> Vec<u32> {
         (0..length).map(|_| self.ids[random.below(self.ids.len())]).collect()
     }
 
-    /// A request for a long answer to a prompt of the greatest length, and the number of tokens of that prompt.
+    /// A request for as long an answer as there can be to a prompt of the greatest length, and the number of tokens of that prompt.
     pub(crate) fn longest(&self, random: &mut Random) -> (Vec<u8>, usize) {
         let prompt = self.draw_ids(random, self.max_prompt_tokens);
-        let body = json!({ "prompt": prompt, "max_tokens": MAX_ANSWER_TOKENS, "ignore_eos": true, "stream": true });
+        let max_tokens = self.max_model_len - prompt.len();
+        let body = json!({ "prompt": prompt, "max_tokens": max_tokens, "ignore_eos": true });
         (post(COMPLETIONS, &body.to_string()), prompt.len())
     }
 
@@ -136,7 +143,7 @@ impl Material {
         let has_ids = index % 4 != 3;
         if has_ids {
             let mut prompt = Vec::new();
-            if index % 3 == 0 {
+            if index.is_multiple_of(3) {
                 prompt.extend(&prefixes[random.below(prefixes.len())]);
             }
             let length = log_uniform(random, self.max_prompt_tokens - prompt.len());
@@ -185,4 +192,26 @@ pub(crate) async fn ask_alone(address: SocketAddr, question: &Question) -> anyho
     let (answer, end) = reader.finish()?;
     ensure!(end == End::Done, "a question alone ends with {end:?}");
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_of_all_kinds_and_the_same_for_the_same_seed() {
+        let make = |seed| Material::for_tests().questions(60, &mut Random::new(seed));
+        let questions = make(3);
+        let bodies = |questions: &[Question]| -> Vec<Value> { questions.iter().map(|q| q.body.clone()).collect() };
+        assert_eq!(bodies(&questions), bodies(&make(3)));
+        assert_ne!(bodies(&questions), bodies(&make(4)));
+        for (name, wanted) in [("greedy", true), ("sampled", false)] {
+            assert!(questions.iter().any(|question| question.is_greedy == wanted), "{name}");
+        }
+        let prompts: Vec<&Vec<Value>> = questions.iter().filter_map(|q| q.body["prompt"].as_array()).collect();
+        assert!(prompts.len() < questions.len(), "some are chats");
+        assert!(prompts.iter().any(|prompt| prompt.len() < 10) && prompts.iter().any(|prompt| prompt.len() > 60));
+        let begins_alike = |a: &[Value], b: &[Value]| a.len() > 20 && b.len() > 20 && a[..20] == b[..20] && a != b;
+        assert!(prompts.iter().any(|a| prompts.iter().any(|b| begins_alike(a, b))), "some share a prefix");
+    }
 }
