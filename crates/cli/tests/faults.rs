@@ -65,7 +65,6 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 fn metric(server: &Server, name: &str) -> f64 {
     let (_, text) = server.request("GET", "/metrics", "", "");
-    // The answer is short enough to be one chunk or none.
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.unwrap_or_else(|| panic!("no {name} in:\n{text}")).parse().expect("a number")
 }

@@ -66,7 +66,9 @@ impl Server {
         stream.read_to_string(&mut answer).expect("the server answers with text");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        (status.expect("a status line"), body.to_owned())
+        // An answer that takes long begins with whitespace, to show that it is alive, and comes in chunks.
+        let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        (status.expect("a status line"), if is_chunked { join_chunks(body) } else { body.to_owned() })
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
@@ -96,5 +98,18 @@ impl Drop for Server {
         // Only after a failed test is there still something to end.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn join_chunks(mut body: &str) -> String {
+    let mut joined = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n").expect("a chunk has its size first");
+        let size = usize::from_str_radix(size, 16).expect("the size is hexadecimal");
+        if size == 0 {
+            return joined;
+        }
+        joined += &rest[..size];
+        body = rest[size..].strip_prefix("\r\n").expect("a chunk ends where it says");
     }
 }

@@ -13,7 +13,7 @@ use crate::question::{Question, unit};
 use crate::rubbish::{self, Rubbish};
 
 /// A request that has not ended after so long never will.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(900);
 /// How long a client that goes away before the answer begins waits at most.
 const HANG_UP_WITHIN: Duration = Duration::from_secs(1);
 
