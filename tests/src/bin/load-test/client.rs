@@ -62,7 +62,7 @@ impl Behaviour {
                 Behaviour::HangUp(moment, farewell)
             }
             20..25 => Behaviour::Slow(plan.slow_for),
-            25..30 => Behaviour::Rubbish(rubbish::draw(random, plan.too_many_bytes)),
+            25..30 => Behaviour::Rubbish(rubbish::of_kind(random.below(rubbish::NUM_KINDS), plan.too_many_bytes)),
             _ => Behaviour::Plain,
         }
     }

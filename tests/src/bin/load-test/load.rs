@@ -12,10 +12,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::client::{self, Behaviour, Outcome, Times};
 use crate::question::{Question, unit};
+use crate::rubbish;
 use crate::server::Server;
 use crate::tally::{Tally, Timings};
 use crate::used::Used;
 
+/// How much more arrives at once when streams are missing: with a quarter too many open, nothing does.
+const HASTE: f64 = 4.0;
 /// One arrival in so many is of several clients who ask the same.
 const ONE_IN_IS_SEVERAL: usize = 10;
 /// How often this program looks whether it is late itself.
@@ -91,23 +94,26 @@ pub(crate) async fn run(
     let mut lag = interval(LAG_INTERVAL);
     lag.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
-    let arrive = |clients: &mut JoinSet<Client>, random: &mut Random, index: usize, plain: bool| {
+    let arrive = |clients: &mut JoinSet<Client>, index: usize, behaviour: Behaviour| {
         let question = questions[index].clone();
-        let behaviour = if plain { Behaviour::Plain } else { Behaviour::draw(random, &question, &plan) };
         let (address, measured) = (server.address, began.elapsed() >= plan.warm_up);
         clients.spawn(async move {
             let result = client::run(address, &question, &behaviour).await;
             Client { index, behaviour, measured, result }
         });
     };
+    // However short the load is, rubbish of every kind is part of it.
+    for kind in 0..rubbish::NUM_KINDS {
+        arrive(&mut clients, 0, Behaviour::Rubbish(rubbish::of_kind(kind, plan.too_many_bytes)));
+    }
     while Instant::now() < end {
         tokio::select! {
             () = sleep_until(next_arrival.min(end)) => {
-                next_arrival += Duration::from_secs_f64(-(1.0 - unit(random)).ln() / rate);
+                next_arrival += exponential(random, rate);
                 let index = random.below(questions.len());
                 let num_clients = if random.below(ONE_IN_IS_SEVERAL) == 0 { 2 + random.below(3) } else { 1 };
                 for _ in 0..num_clients {
-                    arrive(&mut clients, random, index, false);
+                    arrive(&mut clients, index, Behaviour::draw(random, &questions[index], &plan));
                 }
             }
             Some(client) = clients.join_next() => {
@@ -116,9 +122,13 @@ pub(crate) async fn run(
             scheduled = lag.tick() => load.lag.0.push(scheduled.elapsed()),
             _ = seconds.tick() => {
                 let missing = 1.0 - clients.len() as f64 / plan.num_streams as f64;
-                // A quarter of the rate at which streams are replaced: as fast as it can be without swinging.
-                lasting_rate *= 1.0 + lasting_rate / plan.num_streams as f64 / 4.0 * missing;
-                rate = (lasting_rate * (1.0 + missing)).max(0.5);
+                // Changed no faster than streams are replaced, it does not swing.
+                lasting_rate *= 1.0 + lasting_rate / plan.num_streams as f64 * missing;
+                rate = (lasting_rate * (1.0 + HASTE * missing)).max(0.1);
+                // An arrival that is still to come is drawn again: a Poisson process does not remember how long it has waited.
+                if next_arrival > Instant::now() {
+                    next_arrival = Instant::now() + exponential(random, rate);
+                }
                 let at = began.elapsed();
                 load.samples.push(Sample { at, num_open: clients.len(), rss_bytes: server.rss_bytes() });
                 if at.as_secs().is_multiple_of(SECONDS_PER_LINE) {
@@ -126,8 +136,7 @@ pub(crate) async fn run(
                 }
                 if surge.take_if(|surge| *surge <= Instant::now()).is_some() {
                     for _ in 0..plan.num_in_surge {
-                        let index = random.below(questions.len());
-                        arrive(&mut clients, random, index, true);
+                        arrive(&mut clients, random.below(questions.len()), Behaviour::Plain);
                     }
                 }
             }
@@ -139,6 +148,11 @@ pub(crate) async fn run(
     }
     load.drain = Instant::now() - end;
     Ok(load)
+}
+
+/// The time to the next of events that come at random, so many in a second.
+fn exponential(random: &mut Random, per_s: f64) -> Duration {
+    Duration::from_secs_f64(-(1.0 - unit(random)).ln() / per_s)
 }
 
 fn add(tally: &mut Tally, questions: &[Arc<Question>], client: Result<Client, tokio::task::JoinError>) {

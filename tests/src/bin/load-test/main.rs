@@ -54,7 +54,8 @@ struct Args {
     /// Seed of questions, arrivals and behaviour
     #[arg(long, value_name = "N", default_value = "1")]
     seed: u64,
-    /// A short run for continuous integration: latency is told, not judged, because neighbours on the machine decide it
+    /// A short run for continuous integration: latency is told, not judged, because neighbours on the machine decide it, and memory
+    /// may grow by 10 % instead of 2, because it has no time to settle
     #[arg(long)]
     brief: bool,
     /// Print one JSON object; everything else goes to standard error
@@ -77,8 +78,11 @@ const OVER_DEFAULT_MAX_BODY: usize = 33 << 20;
 const IDLE_CORES: f64 = 0.05;
 const IDLE_WITHIN: Duration = Duration::from_secs(10);
 /// Bars.
+const OPEN_SLACK: f64 = 0.2;
 const MAX_RSS_GROWTH: f64 = 0.02;
 const MAX_LATENCY_RATIO: f64 = 3.0;
+/// The first two for a short run, which has no time to settle.
+const BRIEF_SLACKS: (f64, f64) = (0.5, 0.1);
 /// What went wrong is shown this often, and counted beyond.
 const MAX_SHOWN: usize = 5;
 
@@ -222,15 +226,20 @@ async fn check_answers(
 }
 
 fn check_figures(checks: &mut Checks, figures: &Figures, plan: Plan, args: &Args) {
+    let (open_slack, rss_slack) = if args.brief { BRIEF_SLACKS } else { (OPEN_SLACK, MAX_RSS_GROWTH) };
     let wanted = plan.num_streams as f64;
     checks.add(
         "as many streams are open as were asked for",
-        (0.8 * wanted..=1.2 * wanted).contains(&figures.mean_open),
+        (figures.mean_open / wanted - 1.0).abs() <= open_slack,
         format!("{:.0} of {wanted} in the mean", figures.mean_open),
     );
-    let name = "memory is flat within 2 %";
+    let name = "memory is flat";
     match figures.rss_growth() {
-        Some(growth) => checks.add(name, growth <= MAX_RSS_GROWTH, format!("it grew by {:.2} %", growth * 100.0)),
+        Some(growth) => checks.add(
+            name,
+            growth <= rss_slack,
+            format!("it grew by {:.2} %, {:.0} % are allowed", growth * 100.0, rss_slack * 100.0),
+        ),
         None => checks.skip(name, "the process is not ours"),
     }
     let name = "p99 between tokens is within 3 times p50";

@@ -1,7 +1,5 @@
 //! What no server should be sent, and what it has to say about it.
 
-use cachalot_testkit::Random;
-
 use crate::connection::post;
 use crate::question::{CHAT, COMPLETIONS};
 
@@ -14,9 +12,12 @@ pub(crate) struct Rubbish {
     pub(crate) status: Option<u16>,
 }
 
-/// One of them. A body of `too_many_bytes` is over the server's limit.
-pub(crate) fn draw(random: &mut Random, too_many_bytes: usize) -> Rubbish {
-    let (name, bytes, status) = match random.below(17) {
+/// How many kinds there are.
+pub(crate) const NUM_KINDS: usize = 17;
+
+/// One of a kind. A body of `too_many_bytes` is over the server's limit.
+pub(crate) fn of_kind(kind: usize, too_many_bytes: usize) -> Rubbish {
+    let (name, bytes, status) = match kind {
         0 => ("half a JSON object", post(CHAT, r#"{"messages": [{"role": "user""#), Some(400)),
         1 => ("no JSON", post(COMPLETIONS, "prompt=hello"), Some(400)),
         2 => ("an empty body", post(CHAT, ""), Some(400)),
