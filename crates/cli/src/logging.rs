@@ -40,7 +40,9 @@ impl LogArgs {
         let filter = EnvFilter::try_new(filter).with_context(|| format!("--log `{filter}` cannot be read")).hint(
             "write error, warn, info, debug or trace, alone or after the name of a part, as in `cachalot_engine=debug`",
         )?;
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        // A line that cannot be written is lost. To say so on the same standard error would end in a panic.
+        let builder =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
         match self.log_format {
             LogFormat::Text => builder.with_target(false).with_ansi(io::IsTerminal::is_terminal(&io::stderr())).init(),
             LogFormat::Json => builder.json().init(),

@@ -43,6 +43,7 @@ mod error;
 mod generation;
 mod history;
 mod hosted;
+mod listener;
 mod models;
 mod observe;
 mod openapi;

@@ -15,6 +15,7 @@ use tower_http::cors::{AllowHeaders, Any, CorsLayer};
 
 use crate::config::AllowedOrigins;
 use crate::error::ApiError;
+use crate::listener::Connections;
 use crate::request_id::{X_DS_TRACE_ID, X_REQUEST_ID};
 use crate::routes::Route;
 use crate::state::AppState;
@@ -85,7 +86,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     // Tokens are small writes that should not wait for each other.
-    let listener = listener.tap_io(|stream| {
+    let listener = Connections::new(listener).tap_io(|stream| {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!("could not set TCP_NODELAY: {error}");
         }

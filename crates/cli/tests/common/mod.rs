@@ -58,8 +58,12 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `serve` and waits until it says that it is ready.
     pub(crate) fn start(args: &[&str]) -> Self {
-        let mut command = cachalot(&["serve", "--port", "0"]);
-        let mut child = command.args(args).stdout(Stdio::piped()).spawn().expect("the binary starts");
+        Server::from_command(cachalot(&["serve", "--port", "0"]).args(args))
+    }
+
+    /// The same for a command that ends in `serve`, with whatever else was done to it.
+    pub(crate) fn from_command(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the binary starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let mut banner = String::new();
         let address = loop {
@@ -88,7 +92,9 @@ impl Server {
         stream.read_to_string(&mut answer).expect("the server answers with text");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        (status.expect("a status line"), body.to_owned())
+        // An answer that takes long begins with whitespace, to show that it is alive, and comes in chunks.
+        let is_chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        (status.expect("a status line"), if is_chunked { join_chunks(body) } else { body.to_owned() })
     }
 
     pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
@@ -110,6 +116,19 @@ impl Drop for Server {
         // Only after a failed test is there still something to end.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn join_chunks(mut body: &str) -> String {
+    let mut joined = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n").expect("a chunk has its size first");
+        let size = usize::from_str_radix(size, 16).expect("the size is hexadecimal");
+        if size == 0 {
+            return joined;
+        }
+        joined += &rest[..size];
+        body = rest[size..].strip_prefix("\r\n").expect("a chunk ends where it says");
     }
 }
 
