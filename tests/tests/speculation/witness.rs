@@ -1,5 +1,6 @@
 //! Models between the engine and a [`DeepseekV3`] that watch what is drafted, or read the module wrongly on purpose.
 
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 
 use cachalot_model::{Batch, DeepseekV3, HiddenStates, LanguageModel, Options, Result};
@@ -39,7 +40,8 @@ pub(crate) struct Witness {
 impl Witness {
     pub(crate) fn load(source: &Source, device: Device, reading: Reading) -> (Witness, Arc<Mutex<Vec<Draft>>>) {
         let checkpoint = Checkpoint::open(source).unwrap_or_else(|error| panic!("{error}"));
-        let ctx = Context::new(device, None).expect("threads start");
+        // One thread: handing out work of this size costs more than the work.
+        let ctx = Context::new(device, Some(NonZeroUsize::MIN)).expect("a thread starts");
         // f32 caches: what is compared knows no rounding.
         let options = Options { kv_cache_dtype: DType::F32, max_model_len: Some(512), mtp: true };
         let model = DeepseekV3::load(ctx, &checkpoint, options).unwrap_or_else(|error| panic!("{error}"));
