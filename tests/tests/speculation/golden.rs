@@ -83,6 +83,21 @@ fn cpu_drafts_what_transformers_drafts() {
     check_whole_prompts(Device::Cpu);
 }
 
+/// The comparison can fail: drafts of the module read one token late are not those of the file.
+#[test]
+fn transformers_drafts_nothing_of_another_reading() {
+    for_each_case(|case, drafts, source| {
+        let mut subject = Subject::new(&source, Device::Cpu, Reading::Unshifted, drafting(1));
+        for prompt in &drafts.prompts {
+            let outcome = subject.generate(&[&prompt.ids], prompt.generated.len()).swap_remove(0);
+            assert_eq!(outcome.ids, prompt.generated, "{case}, {} tokens", prompt.ids.len());
+            let (found, expected) = (subject.take_drafts(), expected(prompt, 1).drafts);
+            let num_same = found.iter().filter(|draft| expected.contains(draft)).count();
+            assert!(num_same <= 2, "{case}, {} tokens: {num_same} drafts are the same", prompt.ids.len());
+        }
+    });
+}
+
 /// The file's own steps, which for V3 are those of `generate(use_mtp=True)`, are what its drafts and tokens imply.
 #[test]
 fn transformers_own_steps_are_the_same() {
