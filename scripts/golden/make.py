@@ -1,7 +1,6 @@
 """Makes the golden fixtures: tiny checkpoints and what HF transformers computes from them. See README.md."""
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import math
@@ -12,9 +11,11 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
+import drafts
 import prompts
 import sensitivity
 from cases import CASES, LARGE, Case, published_config
+from choices import CLEAR_CHOICE, closest_choice
 from hf import MODELS, Golden, versions
 from weights import random_weights, write_published
 
@@ -25,11 +26,6 @@ FIXTURES = pathlib.Path(__file__).parents[2] / "tests" / "fixtures" / "golden"
 
 # Below this top-1 margin two correct implementations may pick different tokens.
 CLEAR_MARGIN = 0.05
-# Experts, groups and indexer keys are chosen by scores of about 1. Two correct implementations in f32 differ by some 1e-6 there;
-# a choice that is closer than this could fall differently, and one other expert changes every logit.
-CLEAR_CHOICE = 2e-5
-# transformers masks with the least f32, and adds a score to it.
-MASKED = -1e30
 
 
 def change(before: torch.Tensor, after: torch.Tensor) -> float:
@@ -45,34 +41,6 @@ def rounded(values: torch.Tensor) -> list:
 def top(log_probs: torch.Tensor, count: int) -> dict:
     values, ids = log_probs.topk(count, dim=-1)
     return {"ids": ids.tolist(), "log_probs": rounded(values)}
-
-
-@contextlib.contextmanager
-def closest_choice():
-    """Watches every top-k inside the block, and yields a list that ends up holding the smallest distance between the last
-    candidate chosen and the first one not chosen: experts, expert groups and indexer keys."""
-    gaps = [math.inf]
-    original = {owner: owner.topk for owner in (torch, torch.Tensor)}
-
-    def watched(topk):
-        def run(values, k, *args, **kwargs):
-            if k < values.shape[-1]:
-                ordered = values.sort(dim=-1, descending=True).values
-                gap = ordered[..., k - 1] - ordered[..., k]
-                # Where fewer than k keys can be seen the rest of the choice is of masked ones, and means nothing.
-                gap = gap[ordered[..., k - 1] > MASKED]
-                gaps[0] = min([gaps[0], *gap.tolist()])
-            return topk(values, k, *args, **kwargs)
-
-        return run
-
-    try:
-        for owner, topk in original.items():
-            owner.topk = watched(topk)
-        yield gaps
-    finally:
-        for owner, topk in original.items():
-            owner.topk = topk
 
 
 def write_by_transformers(case: Case, folder: pathlib.Path):
@@ -152,6 +120,7 @@ def make(case: Case, folder: pathlib.Path):
         write_published(case, folder)
     text = json.dumps(golden(case, folder), separators=(",", ":"))
     (folder / "golden.json").write_text(text + "\n")
+    drafts.make(case, folder)
     for file in folder.iterdir():
         file.chmod(0o644)
 
@@ -162,6 +131,8 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=FIXTURES, help="where the case folders go")
     parser.add_argument("--large", type=pathlib.Path, metavar="TOKENIZER_FOLDER", help="make the case with the real vocabulary instead")
     parser.add_argument("--encode", type=pathlib.Path, metavar="TOKENIZER_JSON", help="only write prompts.json anew")
+    parser.add_argument("--drafts", action="store_true", help="only write drafts.json anew")
+    parser.add_argument("--constructed", type=pathlib.Path, metavar="FOLDER", help="only write the drafts of constructed checkpoints")
     parser.add_argument("--sensitivity", action="store_true", help="only print what each mistake would change")
     args = parser.parse_args()
 
@@ -173,6 +144,8 @@ def main():
 
     if args.encode:
         prompts.encode(args.encode)
+    elif args.constructed:
+        drafts.make_constructed(args.constructed, FIXTURES.with_name("drafts"))
     elif args.large:
         folder = args.out / LARGE.name
         make(LARGE, folder)
@@ -185,6 +158,8 @@ def main():
         for case in chosen:
             if args.sensitivity:
                 sensitivity.report(case, args.out / case.name)
+            elif args.drafts:
+                drafts.make(case, args.out / case.name)
             else:
                 make(case, args.out / case.name)
 

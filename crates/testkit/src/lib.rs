@@ -1,6 +1,6 @@
 //! What the tests and benches of several crates share: inputs that are the same on every machine ([`Random`]),
 //! comparisons that say where results differ ([`assert_close`]), tiny checkpoints ([`TinyCheckpoint`]), and what another
-//! implementation computed ([`golden`]).
+//! implementation computed ([`golden`], [`drafts`]).
 //!
 //! ```
 //! use cachalot_testkit::{Random, Tolerance, assert_close};
@@ -14,6 +14,7 @@
 
 mod checkpoint;
 mod compare;
+pub mod drafts;
 pub mod golden;
 mod random;
 
