@@ -18,9 +18,9 @@ use std::time::Duration;
 /// The longest draft that is tried without being asked for.
 pub(crate) const MAX_AUTO_DRAFT_TOKENS: usize = 4;
 
-/// Weight of the latest draft in the running means of acceptance.
+/// Weight of the latest draft in the running means of acceptance, once there have been many.
 const ACCEPTANCE_WEIGHT: f64 = 0.02;
-/// What is thought of a module before anything is known: enough to try.
+/// What is thought of a module before anything is known: enough to try. It counts as much as two drafts.
 const FIRST_ACCEPTANCE: f64 = 0.7;
 /// One step in so many drafts a token more than seems best, so that it stays known what that would bring.
 const EXPLORE_EVERY: u64 = 32;
@@ -39,6 +39,8 @@ pub(crate) struct DraftDepth {
 struct Auto {
     /// Entry `i`: how often the `i`-th token of a draft is right if those before it are.
     acceptance: Vec<f64>,
+    /// Entry `i`: how often that has been seen.
+    num_seen: Vec<u32>,
     step: Cost,
     pass: Cost,
     num_choices: u64,
@@ -62,8 +64,13 @@ impl DraftDepth {
 
     /// Drafts of whatever length is worth it, up to `max`.
     pub(crate) fn auto(max: usize) -> Self {
-        let acceptance = vec![FIRST_ACCEPTANCE; max];
-        let auto = Auto { acceptance, step: Cost::default(), pass: Cost::default(), num_choices: 0 };
+        let auto = Auto {
+            acceptance: vec![FIRST_ACCEPTANCE; max],
+            num_seen: vec![0; max],
+            step: Cost::default(),
+            pass: Cost::default(),
+            num_choices: 0,
+        };
         DraftDepth { auto: Some(auto), max }
     }
 
@@ -82,9 +89,12 @@ impl DraftDepth {
     pub(crate) fn note_draft(&mut self, num_drafted: usize, num_accepted: usize) {
         let Some(auto) = &mut self.auto else { return };
         // The first wrong one tells nothing about those after it.
-        for (place, acceptance) in auto.acceptance.iter_mut().enumerate().take(num_drafted.min(num_accepted + 1)) {
+        let Auto { acceptance, num_seen, .. } = auto;
+        for place in 0..num_drafted.min(num_accepted + 1) {
             let was_right = f64::from(u8::from(place < num_accepted));
-            *acceptance += ACCEPTANCE_WEIGHT * (was_right - *acceptance);
+            let weight = (1.0 / (3.0 + f64::from(num_seen[place]))).max(ACCEPTANCE_WEIGHT);
+            acceptance[place] += weight * (was_right - acceptance[place]);
+            num_seen[place] = num_seen[place].saturating_add(1);
         }
     }
 
