@@ -60,6 +60,8 @@ variables! {
     ALLOWED_ORIGIN = "CACHALOT_ALLOWED_ORIGIN";
     /// `serve --max-body-bytes`.
     MAX_BODY_BYTES = "CACHALOT_MAX_BODY_BYTES";
+    /// `serve --request-timeout`.
+    REQUEST_TIMEOUT = "CACHALOT_REQUEST_TIMEOUT";
     /// `serve --shutdown-timeout`.
     SHUTDOWN_TIMEOUT = "CACHALOT_SHUTDOWN_TIMEOUT";
     /// `generate --prompt`.

@@ -19,6 +19,8 @@ pub struct ServerConfig {
     pub allowed_origins: AllowedOrigins,
     /// A stream that has been silent for so long gets a comment, so that proxies keep the connection.
     pub keep_alive_interval: Duration,
+    /// How long a request may take that does not say it itself; none means as long as it needs.
+    pub request_timeout: Option<Duration>,
     /// On shutdown, how long running requests may take to finish before they are ended with an error.
     pub shutdown_timeout: Duration,
     /// What to do about messages of a running tool turn that come without the reasoning that they were sent with.
@@ -37,7 +39,7 @@ pub enum AllowedOrigins {
 }
 
 impl Default for ServerConfig {
-    /// No keys, no rate limit, 32 MiB, no CORS, a comment every 10 s, 30 s to shut down.
+    /// No keys, no rate limit, 32 MiB, no CORS, a comment every 10 s, no timeout, 30 s to shut down.
     fn default() -> Self {
         ServerConfig {
             api_keys: Vec::new(),
@@ -45,6 +47,7 @@ impl Default for ServerConfig {
             max_body_bytes: 32 << 20,
             allowed_origins: AllowedOrigins::None,
             keep_alive_interval: Duration::from_secs(10),
+            request_timeout: None,
             shutdown_timeout: Duration::from_secs(30),
             missing_reasoning: MissingReasoning::Refuse,
         }

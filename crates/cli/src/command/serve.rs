@@ -86,6 +86,9 @@ pub(crate) struct ServeArgs {
     /// Larger request bodies are refused
     #[arg(long, env = env::MAX_BODY_BYTES, value_name = "SIZE", default_value = "32MiB", help_heading = "Server")]
     max_body_bytes: ByteSize,
+    /// Seconds that a request may take that does not say it itself; then it fails with 504 [default: no limit]
+    #[arg(long, env = env::REQUEST_TIMEOUT, value_name = "SECONDS", help_heading = "Server")]
+    request_timeout: Option<NonZeroU64>,
     /// Seconds that running requests get to finish on shutdown
     #[arg(long, env = env::SHUTDOWN_TIMEOUT, value_name = "SECONDS", default_value = "30", help_heading = "Server")]
     shutdown_timeout: u64,
@@ -286,6 +289,7 @@ fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
         missing_reasoning: args.missing_reasoning.into(),
         max_body_bytes: usize::try_from(args.max_body_bytes.0)?,
         allowed_origins,
+        request_timeout: args.request_timeout.map(|seconds| Duration::from_secs(seconds.get())),
         shutdown_timeout: Duration::from_secs(args.shutdown_timeout),
         ..ServerConfig::default()
     })
