@@ -15,6 +15,7 @@ use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, Generation, Plan};
 use crate::hosted;
+use crate::record::Record;
 use crate::sampling::{self, Excess, MAX_LOGPROBS, Streaming};
 use crate::service::Service;
 use crate::state::{AppState, REASONER_ALIAS};
@@ -118,6 +119,7 @@ pub(crate) async fn start(
         prompts: vec![(rendered.ids, sampling)],
         constraint: grammar.map(constraint::boxed),
         service,
+        record: Record::new(caller, "chat", model),
         choices_per_prompt: valid.num_choices,
         counts_reasoning: thinking,
         answer_limit,

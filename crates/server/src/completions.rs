@@ -17,6 +17,7 @@ use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, End, Generation, Output, Plan, TokenOutput};
 use crate::hosted;
+use crate::record::Record;
 use crate::sampling::{self, Excess, MAX_LOGPROBS, Streaming, ValidFields, check_token_id};
 use crate::service::Service;
 use crate::sse::{self, ChunkWriter, WriteChunks, write_json};
@@ -65,7 +66,8 @@ pub(crate) async fn complete(
     // 0 tokens make sense when the prompt itself is what is asked about.
     let at_least = if options.echo || options.prompt_logprobs.is_some() { 0 } else { 1 };
     let default = if fills_in { DEFAULT_MIDDLE_TOKENS } else { DEFAULT_MAX_TOKENS };
-    let plan = plan(&prompts, &valid, &options, service, |num_prompt_tokens| {
+    let record = Record::new(&caller, "text_completion", model);
+    let plan = plan(&prompts, &valid, &options, (service, record), |num_prompt_tokens| {
         sampling::max_tokens(
             fields.max_tokens,
             Excess::Refuse,
@@ -197,7 +199,7 @@ fn plan(
     prompts: &[ReadPrompt],
     valid: &ValidFields,
     options: &Options,
-    service: Service,
+    (service, record): (Service, Record),
     max_tokens: impl Fn(usize) -> Result<u32, ApiError>,
 ) -> Result<Plan, ApiError> {
     let mut planned = Vec::with_capacity(prompts.len());
@@ -215,6 +217,7 @@ fn plan(
         prompts: planned,
         constraint: None,
         service,
+        record,
         choices_per_prompt: valid.num_choices,
         counts_reasoning: false,
         answer_limit: AnswerLimit::default(),

@@ -11,6 +11,7 @@ use cachalot_prompt::{Defect, Delta, Ending};
 
 use crate::decoder::{Channel, Decoder};
 use crate::error::ApiError;
+use crate::record::{self, Record};
 use crate::sampling::choice_seed;
 use crate::service::Service;
 use crate::state::{AppState, ENGINE_FAILED, STOPPING};
@@ -85,11 +86,13 @@ struct Choice {
     num_generated_tokens: usize,
     /// What the engine tells at the end. It tells nothing about those that end here, by a stop string or an answer limit.
     report: Option<Box<Report>>,
+    finish_reason: Option<&'static str>,
 }
 
 /// All choices of one request.
 pub(crate) struct Generation {
     state: AppState,
+    record: Record,
     choices: Vec<Choice>,
     choices_per_prompt: usize,
     num_prompt_tokens: usize,
@@ -106,6 +109,7 @@ pub(crate) struct Plan {
     /// What every choice must be like.
     pub(crate) constraint: Option<Box<dyn Constraint>>,
     pub(crate) service: Service,
+    pub(crate) record: Record,
     /// How often each prompt is continued.
     pub(crate) choices_per_prompt: usize,
     /// Whether `usage` tells reasoning tokens.
@@ -138,7 +142,7 @@ impl Generation {
     /// Whatever [`EngineHandle::submit`](cachalot_engine::EngineHandle::submit) refuses, and requests for more sequences than the engine ever takes.
     pub(crate) fn submit(state: &AppState, plan: Plan, mut decoder: impl FnMut() -> Decoder) -> Result<Self, ApiError> {
         let engine = &state.served()?.engine;
-        let Plan { prompts, constraint, service, choices_per_prompt, counts_reasoning, answer_limit } = plan;
+        let Plan { prompts, constraint, service, record, choices_per_prompt, counts_reasoning, answer_limit } = plan;
         let num_choices = prompts.len() * choices_per_prompt;
         let max_live = engine.limits().max_live;
         if num_choices > max_live {
@@ -169,12 +173,22 @@ impl Generation {
                     limit: answer_limit,
                     num_generated_tokens: 0,
                     report: None,
+                    finish_reason: None,
                 });
             }
         }
         let num_open = choices.len();
         let state = state.clone();
-        Ok(Generation { state, choices, choices_per_prompt, num_prompt_tokens, counts_reasoning, num_open, turn: 0 })
+        Ok(Generation {
+            state,
+            record,
+            choices,
+            choices_per_prompt,
+            num_prompt_tokens,
+            counts_reasoning,
+            num_open,
+            turn: 0,
+        })
     }
 
     /// The next output of any choice, with the choice's index; `None` once all have ended. An error ends the generation: the
@@ -186,8 +200,13 @@ impl Generation {
         for _ in 0..self.choices.len() {
             match self.choices[self.turn].poll_next(context) {
                 Poll::Ready(Some(Ok(output))) => {
-                    if matches!(output, Output::End(_)) {
+                    self.record.note_output();
+                    if let Output::End(End { reason, .. }) = &output {
                         self.num_open -= 1;
+                        self.choices[self.turn].finish_reason = Some(reason.name());
+                        if self.num_open == 0 {
+                            self.record.note_end(None);
+                        }
                         if let Some(report) = &self.choices[self.turn].report {
                             self.state.turnover().note(report);
                         }
@@ -195,8 +214,10 @@ impl Generation {
                     return Poll::Ready(Some(Ok((self.turn, output))));
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    self.choices.clear();
+                    // The other choices are cancelled.
+                    self.choices.iter_mut().for_each(|choice| choice.events = None);
                     self.num_open = 0;
+                    self.record.note_end(Some(error.clone()));
                     return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Ready(None) | Poll::Pending => self.turn = (self.turn + 1) % self.choices.len(),
@@ -232,6 +253,18 @@ impl Generation {
         }
         Usage::new(self.num_prompt_tokens, cached, completion, self.counts_reasoning.then(reasoning))
             .with_drafts(drafts)
+    }
+}
+
+impl Drop for Generation {
+    /// However it came to its end, it is told about once.
+    fn drop(&mut self) {
+        let choices = self
+            .choices
+            .iter()
+            .map(|choice| record::Choice { report: choice.report.as_deref(), finish_reason: choice.finish_reason });
+        let choices: Vec<_> = choices.collect();
+        self.record.write(&self.state, &self.usage(), &choices);
     }
 }
 

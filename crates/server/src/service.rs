@@ -92,7 +92,7 @@ mod tests {
     use crate::auth::AcceptedKey;
 
     fn validate(fields: CommonFields) -> Result<Service, ApiError> {
-        Service::validate(&fields, None, &Caller { key: None }, Some(Duration::from_secs(7)))
+        Service::validate(&fields, None, &Caller::with_key(None), Some(Duration::from_secs(7)))
     }
 
     #[test]
@@ -142,7 +142,7 @@ mod tests {
         for key in keys {
             for user in texts {
                 for salt in texts {
-                    let salt = cache_salt(&Caller { key }, user, salt);
+                    let salt = cache_salt(&Caller::with_key(key), user, salt);
                     assert!(salts.insert(salt.clone()), "{salt} is there twice");
                 }
             }

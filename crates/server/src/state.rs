@@ -13,6 +13,7 @@ use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::models::unix_seconds;
 use crate::rate_limit::RateLimit;
+use crate::traces::Traces;
 use crate::turnover::Turnover;
 
 /// The aliases of the hosted API; each also chooses whether the model thinks by default.
@@ -95,6 +96,10 @@ impl AppState {
 
     pub(crate) fn metrics(&self) -> &PrometheusHandle {
         &self.0.metrics
+    }
+
+    pub(crate) fn traces(&self) -> Option<&Traces> {
+        self.0.config.traces.as_ref()
     }
 
     /// What is known about how long requests run.

@@ -102,6 +102,12 @@ impl Usage {
         self.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens).unwrap_or(0)
     }
 
+    /// Drafted tokens that were accepted, and that were not, if there were any.
+    pub(crate) fn draft_counts(&self) -> Option<(i64, i64)> {
+        let drafts = self.completion_tokens_details.as_ref()?.drafts.as_ref()?;
+        Some((drafts.accepted_prediction_tokens.cast_signed(), drafts.rejected_prediction_tokens.cast_signed()))
+    }
+
     /// What became of the drafts, as members of a JSON object.
     pub(crate) fn drafts(&self) -> Option<Map<String, Value>> {
         let drafts = self.completion_tokens_details.as_ref()?.drafts.as_ref()?;
