@@ -60,6 +60,10 @@ variables! {
     ALLOWED_ORIGIN = "CACHALOT_ALLOWED_ORIGIN";
     /// `serve --max-body-bytes`.
     MAX_BODY_BYTES = "CACHALOT_MAX_BODY_BYTES";
+    /// `serve --otlp-endpoint`.
+    OTLP_ENDPOINT = "CACHALOT_OTLP_ENDPOINT";
+    /// `serve --request-timeout`.
+    REQUEST_TIMEOUT = "CACHALOT_REQUEST_TIMEOUT";
     /// `--shutdown-timeout` of `serve` and `batch`.
     SHUTDOWN_TIMEOUT = "CACHALOT_SHUTDOWN_TIMEOUT";
     /// `INPUT` of `batch`.

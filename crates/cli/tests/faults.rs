@@ -90,8 +90,13 @@ fn sigterm_under_load_ends_every_stream_once_and_takes_no_new_one() {
     let mut server = Server::start(&["--shutdown-timeout=4", "--max-num-seqs=4"]);
     // Two can finish in that time. The others cannot: two of them run, the rest wait for a place.
     let lengths = [200, ENDLESS, 200, ENDLESS, ENDLESS, ENDLESS, ENDLESS, ENDLESS];
-    let streams: Vec<TcpStream> = lengths.iter().map(|&length| ask_for_stream(server.address, length)).collect();
-    eventually("load", || metric(&server, "cachalot_requests_waiting") >= 2.0);
+    let mut streams = Vec::new();
+    for length in lengths {
+        streams.push(ask_for_stream(server.address, length));
+        // One after the other, so that it is known who has a place.
+        let num_taken = || metric(&server, "cachalot_requests_running") + metric(&server, "cachalot_requests_waiting");
+        eventually("load", || num_taken() >= streams.len() as f64);
+    }
     let readers = streams.into_iter().map(|mut stream| {
         std::thread::spawn(move || {
             let mut answer = String::new();

@@ -6,6 +6,7 @@ use cachalot_prompt::Delta;
 
 use crate::answer::Answer;
 use crate::body::JsonBytes;
+use crate::caller::Caller;
 use crate::chat_request::{self, Started};
 use crate::decoder::Channel;
 use crate::error::ApiError;
@@ -22,10 +23,14 @@ use crate::wire::common::CommonFields;
 use crate::wire::logprobs::TokenLogprob;
 use crate::wire::usage::Usage;
 
-pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> Result<Response, ApiError> {
+pub(crate) async fn complete(
+    State(state): State<AppState>,
+    caller: Caller,
+    body: JsonBytes,
+) -> Result<Response, ApiError> {
     let fields: ChatFields = body.parse()?;
     let common: CommonFields = body.parse()?;
-    let started = chat_request::start(&state, fields, &common).await?;
+    let started = chat_request::start(&state, &caller, fields, &common).await?;
     let Started { generation, answer, names, thinking, with_logprobs, streaming } = started;
     match streaming {
         Streaming::Off => {
@@ -35,7 +40,7 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
             let chunks = ChunkWriter::new(&answer, "chat.completion.chunk", include_usage);
             let choices = (0..generation.num_choices()).map(|_| ChoiceState::default()).collect();
             let writer = Chunks { chunks, names, thinking, choices };
-            Ok(sse::respond(generation, writer, state.config().keep_alive_interval))
+            sse::respond(&state, generation, writer).await
         }
     }
 }
@@ -91,6 +96,7 @@ async fn collect(
             choices,
             usage: generation.usage(),
             system_fingerprint: answer.system_fingerprint,
+            service_tier: answer.service_tier,
         },
     );
     Ok(body)
@@ -193,7 +199,7 @@ impl Chunks {
 }
 
 impl WriteChunks for Chunks {
-    fn write(&mut self, index: usize, output: Output, usage: Option<Usage>, frame: &mut Vec<u8>) {
+    fn write(&mut self, index: usize, output: Output, usage: Option<&Usage>, frame: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.choices[index].has_begun, true) {
             self.delta(frame, index, &ChunkDelta::Role, None);
         }

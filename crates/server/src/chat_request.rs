@@ -8,13 +8,16 @@ use cachalot_prompt::{OutputOptions, Release, ReplySpec};
 
 use crate::answer::Answer;
 use crate::blocking::on_blocking_thread;
+use crate::caller::Caller;
 use crate::chat_prompt;
 use crate::constraint::{self, JSON_OBJECT, Wish};
 use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, Generation, Plan};
 use crate::hosted;
+use crate::record::Record;
 use crate::sampling::{self, Excess, MAX_LOGPROBS, Streaming};
+use crate::service::Service;
 use crate::state::{AppState, REASONER_ALIAS};
 use crate::token_names::TokenNames;
 use crate::wire::chat::{ChatFields, ToolChoice};
@@ -42,12 +45,16 @@ pub(crate) struct Started {
 /// Everything that can be refused is refused here, before the first byte of an answer.
 pub(crate) async fn start(
     state: &AppState,
+    caller: &Caller,
     mut fields: ChatFields,
     common: &CommonFields,
 ) -> Result<Started, ApiError> {
     let served = state.served()?;
     let prompt = served.prompt()?.clone();
-    let answer = Answer::new(served.check_model(common.model.as_deref())?);
+    let model = served.check_model(common.model.as_deref())?;
+    let user = fields.user_id.as_deref().or(fields.end_user.as_deref());
+    let service = Service::validate(common, user, caller, state.config().request_timeout)?;
+    let answer = Answer::new(model, service.tier);
     let limits = served.engine.limits();
     let mut valid = sampling::validate(common, &prompt.sampling_defaults(), prompt.eos_token_ids(), limits)?;
     let logprobs = num_logprobs(&fields)?;
@@ -111,6 +118,8 @@ pub(crate) async fn start(
     let plan = Plan {
         prompts: vec![(rendered.ids, sampling)],
         constraint: grammar.map(constraint::boxed),
+        service,
+        record: Record::new(caller, "chat", model),
         choices_per_prompt: valid.num_choices,
         counts_reasoning: thinking,
         answer_limit,
@@ -119,7 +128,7 @@ pub(crate) async fn start(
         let options = OutputOptions { stop: valid.stop.clone(), ..OutputOptions::default() };
         Decoder::chat(&prompt, rendered.reasoning_open, options)
     };
-    let generation = Generation::submit(&served.engine, plan, new_decoder)?;
+    let generation = Generation::submit(state, plan, new_decoder)?;
     Ok(Started {
         generation,
         answer,

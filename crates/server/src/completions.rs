@@ -10,13 +10,16 @@ use cachalot_prompt::{Answer as Wanted, Delta, Detokenizer, SamplingDefaults, To
 use crate::answer::Answer;
 use crate::blocking::on_blocking_thread;
 use crate::body::JsonBytes;
+use crate::caller::Caller;
 use crate::chat_prompt::prompt_error;
 use crate::constraint::{self, Wish};
 use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::generation::{AnswerLimit, End, Generation, Output, Plan, TokenOutput};
 use crate::hosted;
+use crate::record::Record;
 use crate::sampling::{self, Excess, MAX_LOGPROBS, Streaming, ValidFields, check_token_id};
+use crate::service::Service;
 use crate::sse::{self, ChunkWriter, WriteChunks, write_json};
 use crate::state::{AppState, Served};
 use crate::token_names::TokenNames;
@@ -31,11 +34,17 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 /// What fills a gap has an end of its own; this is the most that the hosted API generates.
 const DEFAULT_MIDDLE_TOKENS: u32 = 4 << 10;
 
-pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> Result<Response, ApiError> {
+pub(crate) async fn complete(
+    State(state): State<AppState>,
+    caller: Caller,
+    body: JsonBytes,
+) -> Result<Response, ApiError> {
     let served = state.served()?;
     let mut fields: CompletionFields = body.parse()?;
     let common: CommonFields = body.parse()?;
-    let answer = Answer::new(served.check_model(common.model.as_deref())?);
+    let model = served.check_model(common.model.as_deref())?;
+    let service = Service::validate(&common, None, &caller, state.config().request_timeout)?;
+    let answer = Answer::new(model, service.tier);
     let options = Options::validate(&fields)?;
     let wish = Wish::of_completion(&mut fields)?;
     let defaults = served.prompt.as_ref().map_or_else(SamplingDefaults::default, |prompt| prompt.sampling_defaults());
@@ -57,7 +66,8 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
     // 0 tokens make sense when the prompt itself is what is asked about.
     let at_least = if options.echo || options.prompt_logprobs.is_some() { 0 } else { 1 };
     let default = if fills_in { DEFAULT_MIDDLE_TOKENS } else { DEFAULT_MAX_TOKENS };
-    let plan = plan(&prompts, &valid, &options, |num_prompt_tokens| {
+    let record = Record::new(&caller, "text_completion", model);
+    let plan = plan(&prompts, &valid, &options, (service, record), |num_prompt_tokens| {
         sampling::max_tokens(
             fields.max_tokens,
             Excess::Refuse,
@@ -69,7 +79,7 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
     })?;
     let plan = Plan { constraint, ..plan };
     let new_decoder = || Decoder::completion(served.prompt.as_deref(), &valid.stop);
-    let generation = Generation::submit(&served.engine, plan, new_decoder)?;
+    let generation = Generation::submit(&state, plan, new_decoder)?;
     let tokenizer = served.prompt.as_ref().map(|prompt| prompt.tokenizer());
     let prompts = prompts.into_iter().map(|prompt| Echoed::new(prompt, tokenizer, &options)).collect();
     let names = TokenNames::new(tokenizer.cloned(), options.tokens_as_ids);
@@ -81,7 +91,7 @@ pub(crate) async fn complete(State(state): State<AppState>, body: JsonBytes) -> 
         Streaming::Off => whole::respond(&state, collect(generation, renderer, answer)).await,
         Streaming::On { include_usage } => {
             let chunks = ChunkWriter::new(&answer, "text_completion", include_usage);
-            Ok(sse::respond(generation, Chunks { renderer, chunks }, state.config().keep_alive_interval))
+            sse::respond(&state, generation, Chunks { renderer, chunks }).await
         }
     }
 }
@@ -189,6 +199,7 @@ fn plan(
     prompts: &[ReadPrompt],
     valid: &ValidFields,
     options: &Options,
+    (service, record): (Service, Record),
     max_tokens: impl Fn(usize) -> Result<u32, ApiError>,
 ) -> Result<Plan, ApiError> {
     let mut planned = Vec::with_capacity(prompts.len());
@@ -205,6 +216,8 @@ fn plan(
     Ok(Plan {
         prompts: planned,
         constraint: None,
+        service,
+        record,
         choices_per_prompt: valid.num_choices,
         counts_reasoning: false,
         answer_limit: AnswerLimit::default(),
@@ -392,6 +405,7 @@ async fn collect(mut generation: Generation, mut renderer: Renderer, answer: Ans
             choices,
             usage: generation.usage(),
             system_fingerprint: answer.system_fingerprint,
+            service_tier: answer.service_tier,
         },
     );
     Ok(body)
@@ -403,7 +417,7 @@ struct Chunks {
 }
 
 impl WriteChunks for Chunks {
-    fn write(&mut self, index: usize, output: Output, usage: Option<Usage>, frame: &mut Vec<u8>) {
+    fn write(&mut self, index: usize, output: Output, usage: Option<&Usage>, frame: &mut Vec<u8>) {
         let Chunks { renderer, chunks } = self;
         renderer.render(index, output, |piece| {
             let usage = usage.filter(|_| piece.finish_reason.is_some());

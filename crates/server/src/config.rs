@@ -4,9 +4,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::history::MissingReasoning;
+use crate::traces::Traces;
 
 /// Settings of the HTTP server. The model itself arrives later, as [`Served`](crate::Served).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// Accepted bearer keys; none means that no key is asked for.
     pub api_keys: Vec<String>,
@@ -19,8 +20,12 @@ pub struct ServerConfig {
     pub allowed_origins: AllowedOrigins,
     /// A stream that has been silent for so long gets a comment, so that proxies keep the connection.
     pub keep_alive_interval: Duration,
+    /// How long a request may take that does not say it itself; none means as long as it needs.
+    pub request_timeout: Option<Duration>,
     /// On shutdown, how long running requests may take to finish before they are ended with an error.
     pub shutdown_timeout: Duration,
+    /// Who is sent a trace of each request.
+    pub traces: Option<Traces>,
     /// What to do about messages of a running tool turn that come without the reasoning that they were sent with.
     pub missing_reasoning: MissingReasoning,
 }
@@ -37,7 +42,8 @@ pub enum AllowedOrigins {
 }
 
 impl Default for ServerConfig {
-    /// No keys, no rate limit, 32 MiB, no CORS, a comment every 10 s, 30 s to shut down.
+    /// No keys, no rate limit, 32 MiB, no CORS, a comment every 10 s, no timeout, 30 s to shut
+    /// down, no traces.
     fn default() -> Self {
         ServerConfig {
             api_keys: Vec::new(),
@@ -45,7 +51,9 @@ impl Default for ServerConfig {
             max_body_bytes: 32 << 20,
             allowed_origins: AllowedOrigins::None,
             keep_alive_interval: Duration::from_secs(10),
+            request_timeout: None,
             shutdown_timeout: Duration::from_secs(30),
+            traces: None,
             missing_reasoning: MissingReasoning::Refuse,
         }
     }

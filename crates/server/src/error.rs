@@ -103,6 +103,29 @@ impl ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", "internal_error", message)
     }
 
+    /// 500: the engine failed, and not because of this request.
+    pub(crate) fn engine_fault(message: impl std::fmt::Display) -> Self {
+        ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "engine_fault",
+            "engine_fault",
+            format!(
+                "The request failed: {message}. The fault is the server's and concerns everything that it computed at the time; \
+                 the same request may succeed if it is sent again"
+            ),
+        )
+    }
+
+    /// 504: the time that the request may take is over.
+    pub(crate) fn timed_out(message: impl std::fmt::Display) -> Self {
+        ApiError::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "timeout_error",
+            "request_timeout",
+            format!("The request failed: {message}"),
+        )
+    }
+
     /// 503: the same request may succeed later, or on another server.
     pub(crate) fn unavailable(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
         ApiError {

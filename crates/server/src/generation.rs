@@ -1,16 +1,21 @@
 //! From the engine's events to text: one generation is all choices of one request.
 
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use cachalot_engine::{
-    Constraint, EngineHandle, Event, EventStream, FinishReason, PositionLogprobs, Request, SamplingParams, SubmitError,
+    Constraint, Event, EventStream, Failure, FinishReason, PositionLogprobs, Report, Request, SamplingParams,
+    SubmitError,
 };
 use cachalot_prompt::{Defect, Delta, Ending};
 
 use crate::decoder::{Channel, Decoder};
 use crate::error::ApiError;
+use crate::record::{self, Record};
 use crate::sampling::choice_seed;
-use crate::wire::usage::Usage;
+use crate::service::Service;
+use crate::state::{AppState, ENGINE_FAILED, STOPPING};
+use crate::wire::usage::{Drafts, Usage};
 
 /// What a choice yields, in this order: at most one `Prompt`, any number of `Token`, one `End`.
 #[derive(Debug)]
@@ -80,10 +85,15 @@ struct Choice {
     limit: AnswerLimit,
     num_generated_tokens: usize,
     num_cached_tokens: usize,
+    /// What the engine tells at the end. It tells nothing about those that end here, by a stop string or an answer limit.
+    report: Option<Box<Report>>,
+    finish_reason: Option<&'static str>,
 }
 
 /// All choices of one request.
 pub(crate) struct Generation {
+    state: AppState,
+    record: Record,
     choices: Vec<Choice>,
     choices_per_prompt: usize,
     num_prompt_tokens: usize,
@@ -99,6 +109,8 @@ pub(crate) struct Plan {
     pub(crate) prompts: Vec<(Vec<u32>, SamplingParams)>,
     /// What every choice must be like.
     pub(crate) constraint: Option<Box<dyn Constraint>>,
+    pub(crate) service: Service,
+    pub(crate) record: Record,
     /// How often each prompt is continued.
     pub(crate) choices_per_prompt: usize,
     /// Whether `usage` tells reasoning tokens.
@@ -128,13 +140,10 @@ impl Generation {
     /// Submits every choice, or none: if the engine refuses one, those before it are cancelled. `decoder` makes one per choice.
     ///
     /// # Errors
-    /// Whatever [`EngineHandle::submit`] refuses, and requests for more sequences than the engine ever takes.
-    pub(crate) fn submit(
-        engine: &EngineHandle,
-        plan: Plan,
-        mut decoder: impl FnMut() -> Decoder,
-    ) -> Result<Self, ApiError> {
-        let Plan { prompts, constraint, choices_per_prompt, counts_reasoning, answer_limit } = plan;
+    /// Whatever [`EngineHandle::submit`](cachalot_engine::EngineHandle::submit) refuses, and requests for more sequences than the engine ever takes.
+    pub(crate) fn submit(state: &AppState, plan: Plan, mut decoder: impl FnMut() -> Decoder) -> Result<Self, ApiError> {
+        let engine = &state.served()?.engine;
+        let Plan { prompts, constraint, service, record, choices_per_prompt, counts_reasoning, answer_limit } = plan;
         let num_choices = prompts.len() * choices_per_prompt;
         let max_live = engine.limits().max_live;
         if num_choices > max_live {
@@ -153,9 +162,11 @@ impl Generation {
                     prompt_ids: prompt_ids.clone(),
                     sampling,
                     constraint: constraint.clone(),
-                    ..Request::default()
+                    priority: service.priority,
+                    timeout: service.timeout,
+                    cache_salt: service.cache_salt.clone(),
                 };
-                let events = Some(engine.submit(request).map_err(refusal)?);
+                let events = Some(engine.submit(request).map_err(|error| refusal(error, state))?);
                 choices.push(Choice {
                     events,
                     decoder: decoder(),
@@ -163,11 +174,23 @@ impl Generation {
                     limit: answer_limit,
                     num_generated_tokens: 0,
                     num_cached_tokens: 0,
+                    report: None,
+                    finish_reason: None,
                 });
             }
         }
         let num_open = choices.len();
-        Ok(Generation { choices, choices_per_prompt, num_prompt_tokens, counts_reasoning, num_open, turn: 0 })
+        let state = state.clone();
+        Ok(Generation {
+            state,
+            record,
+            choices,
+            choices_per_prompt,
+            num_prompt_tokens,
+            counts_reasoning,
+            num_open,
+            turn: 0,
+        })
     }
 
     /// The next output of any choice, with the choice's index; `None` once all have ended. An error ends the generation: the
@@ -179,14 +202,24 @@ impl Generation {
         for _ in 0..self.choices.len() {
             match self.choices[self.turn].poll_next(context) {
                 Poll::Ready(Some(Ok(output))) => {
-                    if matches!(output, Output::End(_)) {
+                    self.record.note_output();
+                    if let Output::End(End { reason, .. }) = &output {
                         self.num_open -= 1;
+                        self.choices[self.turn].finish_reason = Some(reason.name());
+                        if self.num_open == 0 {
+                            self.record.note_end(None);
+                        }
+                        if let Some(report) = &self.choices[self.turn].report {
+                            self.state.turnover().note(report);
+                        }
                     }
                     return Poll::Ready(Some(Ok((self.turn, output))));
                 }
                 Poll::Ready(Some(Err(error))) => {
-                    self.choices.clear();
+                    // The other choices are cancelled.
+                    self.choices.iter_mut().for_each(|choice| choice.events = None);
                     self.num_open = 0;
+                    self.record.note_end(Some(error.clone()));
                     return Poll::Ready(Some(Err(error)));
                 }
                 Poll::Ready(None) | Poll::Pending => self.turn = (self.turn + 1) % self.choices.len(),
@@ -216,7 +249,24 @@ impl Generation {
         let cached = self.choices.iter().step_by(self.choices_per_prompt).map(|choice| choice.num_cached_tokens).sum();
         let completion = self.choices.iter().map(|choice| choice.num_generated_tokens).sum();
         let reasoning = || self.choices.iter().map(|choice| choice.decoder.num_reasoning_tokens()).sum();
+        let mut drafts = Drafts::default();
+        for report in self.choices.iter().filter_map(|choice| choice.report.as_ref()) {
+            drafts += (&report.num_drafted, &report.num_accepted);
+        }
         Usage::new(self.num_prompt_tokens, cached, completion, self.counts_reasoning.then(reasoning))
+            .with_drafts(drafts)
+    }
+}
+
+impl Drop for Generation {
+    /// However it came to its end, it is told about once.
+    fn drop(&mut self) {
+        let choices = self
+            .choices
+            .iter()
+            .map(|choice| record::Choice { report: choice.report.as_deref(), finish_reason: choice.finish_reason });
+        let choices: Vec<_> = choices.collect();
+        self.record.write(&self.state, &self.usage(), &choices);
     }
 }
 
@@ -231,6 +281,7 @@ impl Choice {
             Some(Event::Prompt { logprobs }) => Ok(Output::Prompt(logprobs)),
             Some(Event::Token { id, logprobs }) => {
                 self.num_generated_tokens += 1;
+                self.num_cached_tokens = events.num_cached_tokens() as usize;
                 let text_offset = self.decoder.num_chars();
                 let (deltas, channel) = self.decoder.push(id);
                 self.ended = match self.decoder.stop_hit() {
@@ -246,12 +297,13 @@ impl Choice {
             Some(Event::Finished { reason, report }) => {
                 self.events = None;
                 self.num_cached_tokens = report.num_cached_tokens as usize;
+                self.report = Some(report);
                 Ok(self.end(match reason {
                     FinishReason::Stop { .. } | FinishReason::Complete => EndReason::Stop,
                     FinishReason::Length => EndReason::Length,
                 }))
             }
-            Some(Event::Failed { message, .. }) => Err(ApiError::internal(format!("The request failed: {message}"))),
+            Some(Event::Failed { failure, message }) => Err(failed(failure, &message)),
             None => Err(ApiError::internal("The engine ended the request without saying why")),
         }))
     }
@@ -270,14 +322,26 @@ impl Choice {
     }
 }
 
+/// What a failure within the engine means over HTTP.
+fn failed(failure: Failure, message: &str) -> ApiError {
+    match failure {
+        Failure::Request => ApiError::internal(format!("The request failed: {message}")),
+        Failure::Step => ApiError::engine_fault(message),
+        Failure::Timeout => ApiError::timed_out(message),
+        // Another server may serve the same request.
+        Failure::Shutdown => {
+            ApiError::unavailable(STOPPING, format!("The request failed: {message}"), Duration::from_secs(5))
+        }
+    }
+}
+
 /// What a refusal of the engine means over HTTP.
-fn refusal(error: SubmitError) -> ApiError {
-    use std::time::Duration;
+fn refusal(error: SubmitError, state: &AppState) -> ApiError {
     let message = error.to_string();
     match error {
-        SubmitError::QueueFull { .. } => ApiError::unavailable("queue_full", message, Duration::from_secs(1)),
-        SubmitError::ShuttingDown => ApiError::unavailable("stopping", message, Duration::from_secs(5)),
-        SubmitError::Unhealthy(_) => ApiError::unavailable("engine_failed", message, Duration::from_secs(60)),
+        SubmitError::QueueFull { .. } => ApiError::unavailable("queue_full", message, state.expected_wait()),
+        SubmitError::ShuttingDown => ApiError::unavailable(STOPPING, message, Duration::from_secs(5)),
+        SubmitError::Unhealthy(_) => ApiError::unavailable(ENGINE_FAILED, message, Duration::from_secs(60)),
         SubmitError::EmptyPrompt
         | SubmitError::PromptTooLong { .. }
         | SubmitError::TokenOutOfRange { .. }

@@ -17,8 +17,8 @@
 //! # }
 //! ```
 //!
-//! A request passes `body` (size, syntax), `wire` (types), `sampling` and `chat_prompt` (ranges, defaults, token ids) before
-//! the engine sees it, so that all that can be refused is refused with a status. `generation` turns the engine's events into
+//! A request passes `body` (size, syntax), `wire` (types), `sampling`, `service` and `chat_prompt` (ranges, defaults, token ids)
+//! before the engine sees it, so that all that can be refused is refused with a status. `generation` turns the engine's events into
 //! text, for whole answers and for `sse` alike.
 //!
 //! Left out on purpose: TLS, which a reverse proxy does better, and reading the environment, which only the binary does.
@@ -31,6 +31,7 @@ mod auth;
 mod balance;
 mod blocking;
 mod body;
+mod caller;
 mod chat;
 mod chat_prompt;
 mod chat_request;
@@ -49,15 +50,19 @@ mod observe;
 mod openapi;
 mod page;
 mod rate_limit;
+mod record;
 mod request_id;
 mod responses;
 mod routes;
 mod sampling;
 mod serve;
+mod service;
 mod sse;
 mod state;
 mod token_names;
 mod tokenize;
+mod traces;
+mod turnover;
 mod whole;
 mod wire;
 
@@ -67,3 +72,4 @@ pub use history::MissingReasoning;
 pub use observe::{install_metrics, unrecorded_metrics};
 pub use serve::{router, serve};
 pub use state::{AppState, Served};
+pub use traces::{Traces, TracesError};

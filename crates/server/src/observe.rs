@@ -1,13 +1,14 @@
 //! `/health` and `/metrics`.
 
+use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use serde::Serialize;
 
-use crate::error::ApiError;
-use crate::state::AppState;
+use crate::state::{AppState, ENGINE_FAILED, ENGINE_STUCK};
 
 /// Upper bounds of the latency histograms, in seconds: from one step of a small model to a long prompt on a CPU.
 const SECONDS_BUCKETS: [f64; 17] =
@@ -36,10 +37,32 @@ pub fn unrecorded_metrics() -> PrometheusHandle {
     PrometheusBuilder::new().build_recorder().handle()
 }
 
-/// 200 when requests are taken; 503 with the reason before, after, and if the engine has failed.
-pub(crate) async fn health(State(state): State<AppState>) -> Result<Response, ApiError> {
-    state.served()?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], r#"{"status":"ok"}"#).into_response())
+/// 200 when requests are taken; 503 with the reason before, after, and if the engine has failed or is stuck. The answer to
+/// those who read no more than an error is one.
+pub(crate) async fn health(State(state): State<AppState>) -> Response {
+    #[derive(Serialize)]
+    struct Health<'a, E: Serialize> {
+        status: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        #[serde(flatten, skip_serializing_if = "Option::is_none")]
+        error: Option<&'a E>,
+    }
+    let Err(error) = state.served() else {
+        let reason = state.degradation();
+        let status = if reason.is_some() { "degraded" } else { "ready" };
+        return Json(Health { status, reason, error: None::<&()> }).into_response();
+    };
+    let status = match error.code() {
+        ENGINE_STUCK => "stuck",
+        ENGINE_FAILED => "stopped",
+        loading_or_stopping => loading_or_stopping,
+    };
+    let body = Json(Health { status, reason: Some(error.to_string()), error: Some(&error.body()) }).into_response();
+    let (parts, _) = error.clone().into_response().into_parts();
+    let mut response = Response::from_parts(parts, body.into_body());
+    response.headers_mut().remove(header::CONTENT_LENGTH);
+    response
 }
 
 pub(crate) async fn metrics(State(state): State<AppState>) -> Response {

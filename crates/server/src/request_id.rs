@@ -18,14 +18,22 @@ pub(crate) const X_DS_TRACE_ID: HeaderName = HeaderName::from_static("x-ds-trace
 /// The longest id that is taken from a client.
 const MAX_CLIENT_ID_LEN: usize = 128;
 
+/// What a request is called and when it came; an extension of the request.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) request_id: String,
+    pub(crate) began: Instant,
+}
+
 /// Names the request, answers with the name, and writes one line about it when its answer begins.
-pub(crate) async fn identify(request: Request, next: Next) -> Response {
+pub(crate) async fn identify(mut request: Request, next: Next) -> Response {
     let trace_id = uuid::Uuid::new_v4().simple().to_string();
     let request_id = sent_id(request.headers()).unwrap_or(&trace_id).to_owned();
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let span = tracing::info_span!("request", id = request_id);
     let began = Instant::now();
+    request.extensions_mut().insert(Identity { request_id: request_id.clone(), began });
     let mut response = next.run(request).instrument(span).await;
     let seconds = began.elapsed().as_secs_f64();
     let status = response.status().as_u16();

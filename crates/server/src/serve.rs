@@ -135,5 +135,9 @@ pub async fn serve(
         }
     };
     upkeep.abort();
+    if let Some(traces) = state.traces().cloned() {
+        // A panic in there has been logged.
+        let _ = tokio::task::spawn_blocking(move || traces.shutdown()).await;
+    }
     result
 }

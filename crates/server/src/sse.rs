@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::answer::Answer;
 use crate::error::ApiError;
 use crate::generation::{Generation, Output};
+use crate::state::AppState;
 use crate::wire::usage::Usage;
 
 /// A frame is handed on when it has grown past this; what is still ready goes into the next one.
@@ -27,7 +28,7 @@ const FRAME_BYTES: usize = 32 << 10;
 /// Turns what a generation yields into events. What is given here is how OpenAI's and DeepSeek's APIs do it.
 pub(crate) trait WriteChunks: Unpin + Send + 'static {
     /// Appends the events for one output of choice `index`. `usage` is there with the last output of the last choice.
-    fn write(&mut self, index: usize, output: Output, usage: Option<Usage>, frame: &mut Vec<u8>);
+    fn write(&mut self, index: usize, output: Output, usage: Option<&Usage>, frame: &mut Vec<u8>);
 
     /// Appends what ends a stream.
     fn end(&mut self, frame: &mut Vec<u8>) {
@@ -48,21 +49,40 @@ pub(crate) trait WriteChunks: Unpin + Send + 'static {
 }
 
 /// Answers with the events of a generation. Dropping the body, as hyper does when the client is gone, cancels it.
-pub(crate) fn respond(generation: Generation, writer: impl WriteChunks, keep_alive_interval: Duration) -> Response {
+///
+/// The status is held back until there is something to say, be it that the client should go on waiting: a request that fails
+/// before that gets a status that tells it, so that clients try again by themselves.
+///
+/// # Errors
+/// If the request fails before its first output.
+pub(crate) async fn respond(
+    state: &AppState,
+    mut generation: Generation,
+    writer: impl WriteChunks,
+) -> Result<Response, ApiError> {
+    let keep_alive_interval = state.config().keep_alive_interval;
+    let first = match tokio::time::timeout(keep_alive_interval, generation.next()).await {
+        Ok(first) => first.transpose()?,
+        Err(_) => None,
+    };
+    // Who has waited for nothing is told so at once.
+    let silence = if first.is_some() { keep_alive_interval } else { Duration::ZERO };
     let events =
-        Events { generation, writer, silence: Box::pin(sleep(keep_alive_interval)), keep_alive_interval, done: false };
+        Events { generation, writer, first, silence: Box::pin(sleep(silence)), keep_alive_interval, done: false };
     let mut response = Body::from_stream(events).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // nginx would otherwise gather the events.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
+    Ok(response)
 }
 
 struct Events<W> {
     generation: Generation,
     writer: W,
+    /// What came before the answer began.
+    first: Option<(usize, Output)>,
     silence: Pin<Box<Sleep>>,
     keep_alive_interval: Duration,
     done: bool,
@@ -78,10 +98,14 @@ impl<W: WriteChunks> Stream for Events<W> {
         }
         let mut frame = Vec::new();
         while frame.len() < FRAME_BYTES && !this.done {
-            match this.generation.poll_next(context) {
+            let next = match this.first.take() {
+                Some(first) => Poll::Ready(Some(Ok(first))),
+                None => this.generation.poll_next(context),
+            };
+            match next {
                 Poll::Ready(Some(Ok((index, output)))) => {
                     let usage = this.generation.is_finished().then(|| this.generation.usage());
-                    this.writer.write(index, output, usage, &mut frame);
+                    this.writer.write(index, output, usage.as_ref(), &mut frame);
                 }
                 Poll::Ready(Some(Err(error))) => {
                     this.writer.fail(&error, &mut frame);
@@ -128,10 +152,15 @@ impl ChunkWriter {
             created: u64,
             model: &'a str,
             system_fingerprint: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            service_tier: Option<&'static str>,
         }
-        let Answer { id, created, model, system_fingerprint } = answer;
+        let Answer { id, created, model, system_fingerprint, service_tier } = answer;
         let mut head = b"data: ".to_vec();
-        write_json(&mut head, &Head { id, object, created: *created, model, system_fingerprint });
+        write_json(
+            &mut head,
+            &Head { id, object, created: *created, model, system_fingerprint, service_tier: *service_tier },
+        );
         head.pop();
         head.extend_from_slice(br#","choices":[{"index":"#);
         ChunkWriter { head, include_usage }
@@ -145,7 +174,7 @@ impl ChunkWriter {
         payload: impl FnOnce(&mut Vec<u8>),
         logprobs: Option<&impl Serialize>,
         finish_reason: Option<&'static str>,
-        usage: Option<Usage>,
+        usage: Option<&Usage>,
     ) {
         frame.extend_from_slice(&self.head);
         write_json(frame, &index);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use cachalot_engine::EngineHandle;
+use cachalot_engine::{EngineHandle, Health};
 use cachalot_prompt::Prompt;
 use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -13,10 +13,18 @@ use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::models::unix_seconds;
 use crate::rate_limit::RateLimit;
+use crate::traces::Traces;
+use crate::turnover::Turnover;
 
 /// The aliases of the hosted API; each also chooses whether the model thinks by default.
 pub(crate) const CHAT_ALIAS: &str = "deepseek-chat";
 pub(crate) const REASONER_ALIAS: &str = "deepseek-reasoner";
+
+/// Codes of the errors that say why no request is taken.
+pub(crate) const LOADING: &str = "loading";
+pub(crate) const STOPPING: &str = "stopping";
+pub(crate) const ENGINE_STUCK: &str = "engine_stuck";
+pub(crate) const ENGINE_FAILED: &str = "engine_failed";
 
 /// Shared by all handlers; clones are the same state.
 ///
@@ -30,6 +38,7 @@ struct Shared {
     api_keys: ApiKeys,
     rate_limit: Option<RateLimit>,
     metrics: PrometheusHandle,
+    turnover: Turnover,
     served: OnceLock<Served>,
     stopping: AtomicBool,
     started: u64,
@@ -59,6 +68,7 @@ impl AppState {
             api_keys,
             rate_limit,
             metrics,
+            turnover: Turnover::default(),
             served: OnceLock::new(),
             stopping: AtomicBool::new(false),
             started: unix_seconds(),
@@ -89,6 +99,21 @@ impl AppState {
         &self.0.metrics
     }
 
+    pub(crate) fn traces(&self) -> Option<&Traces> {
+        self.0.config.traces.as_ref()
+    }
+
+    /// What is known about how long requests run.
+    pub(crate) fn turnover(&self) -> &Turnover {
+        &self.0.turnover
+    }
+
+    /// When a place in the queue, if it is full, is expected to be free.
+    pub(crate) fn expected_wait(&self) -> Duration {
+        let num_running = self.0.served.get().map_or(0, |served| served.engine.stats().num_running);
+        self.turnover().wait(num_running)
+    }
+
     /// When the server started, in seconds since 1970.
     pub(crate) fn started(&self) -> u64 {
         self.0.started
@@ -97,30 +122,34 @@ impl AppState {
     /// The model, if it can take requests now.
     ///
     /// # Errors
-    /// 503 with the reason: loading, shutting down, or the engine has failed.
+    /// 503 with the reason: loading, shutting down, or the engine has failed or is stuck.
     pub(crate) fn served(&self) -> Result<&Served, ApiError> {
         if self.0.stopping.load(Ordering::Relaxed) {
-            return Err(ApiError::unavailable("stopping", "The server is shutting down", Duration::from_secs(5)));
+            return Err(ApiError::unavailable(STOPPING, "The server is shutting down", Duration::from_secs(5)));
         }
         let Some(served) = self.0.served.get() else {
-            return Err(ApiError::unavailable("loading", "The model is still being loaded", Duration::from_secs(5)));
+            return Err(ApiError::unavailable(LOADING, "The model is still being loaded", Duration::from_secs(5)));
         };
-        if !served.engine.stats().healthy {
-            return Err(ApiError::unavailable(
-                "engine_failed",
-                "The engine has stopped after repeated failures; restart the server",
-                Duration::from_secs(60),
-            ));
+        let unavailable = |code, message| Err(ApiError::unavailable(code, message, Duration::from_secs(60)));
+        match served.engine.health() {
+            Health::Ready | Health::Degraded { .. } => Ok(served),
+            Health::Stuck { since } => unavailable(
+                ENGINE_STUCK,
+                format!("A step of the engine has taken {} s and is not over; restart the server", since.as_secs()),
+            ),
+            Health::Stopped { failure: Some(failure) } => {
+                unavailable(ENGINE_FAILED, format!("The engine has stopped: {failure}; restart the server"))
+            }
+            Health::Stopped { failure: None } => unavailable(ENGINE_FAILED, "The engine has stopped".to_owned()),
         }
-        Ok(served)
     }
 
-    /// What a request that failed is told: a server that is going away did not fail, and another may serve the same request.
-    pub(crate) fn explain_failure(&self, error: ApiError) -> ApiError {
-        if self.0.stopping.load(Ordering::Relaxed) {
-            return ApiError::unavailable("stopping", error.to_string(), Duration::from_secs(5));
+    /// Why an engine that takes requests may not be at its best.
+    pub(crate) fn degradation(&self) -> Option<String> {
+        match self.0.served.get()?.engine.health() {
+            Health::Degraded { reason } => Some(reason),
+            _ => None,
         }
-        error
     }
 
     /// From now on every request is refused; returns the engine, if there is one, so that it can be brought to its end.

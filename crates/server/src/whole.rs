@@ -41,13 +41,8 @@ pub(crate) async fn respond_in(
     let mut answer: Pin<Box<Pending>> = Box::pin(answer);
     let keep_alive_interval = state.config().keep_alive_interval;
     let body = match tokio::time::timeout(keep_alive_interval, answer.as_mut()).await {
-        Ok(body) => Body::from(body.map_err(|error| state.explain_failure(error))?),
-        Err(_) => Body::from_stream(Waiting {
-            answer: Some(answer),
-            dialect,
-            state: state.clone(),
-            blanks: blanks(keep_alive_interval),
-        }),
+        Ok(body) => Body::from(body?),
+        Err(_) => Body::from_stream(Waiting { answer: Some(answer), dialect, blanks: blanks(keep_alive_interval) }),
     };
     let mut response = body.into_response();
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -61,7 +56,6 @@ struct Waiting {
     answer: Option<Pin<Box<Pending>>>,
     /// Of an error that comes late.
     dialect: Dialect,
-    state: AppState,
     blanks: Interval,
 }
 
@@ -82,7 +76,7 @@ impl Stream for Waiting {
             this.answer = None;
             let body = result.unwrap_or_else(|error| {
                 let mut body = Vec::new();
-                this.dialect.write_error(&this.state.explain_failure(error), &mut body);
+                this.dialect.write_error(&error, &mut body);
                 body
             });
             return Poll::Ready(Some(Ok(Bytes::from(body))));

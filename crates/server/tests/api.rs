@@ -536,7 +536,7 @@ async fn paths_without_the_version() {
 async fn unknown_and_null_fields_are_ignored() {
     let server = Setup::saying("hello").start();
     let fields = json!({
-        "user": "u", "store": true, "metadata": {"a": 1}, "parallel_tool_calls": true, "service_tier": "auto", "made_up": [1, {}],
+        "user": "u", "store": true, "metadata": {"a": 1}, "parallel_tool_calls": true, "prompt_cache_key": "k", "made_up": [1, {}],
         "temperature": null, "top_p": null, "top_k": null, "stop": null, "max_tokens": null, "n": null, "stream": null,
         "tools": null, "tool_choice": null, "thinking": null, "logprobs": null, "logit_bias": null, "seed": null,
         "response_format": null, "stream_options": null, "presence_penalty": null, "top_logprobs": null, "model": null,
@@ -616,7 +616,7 @@ async fn health_and_metrics() {
     assert_eq!(loading.get("/health").await.status, 503);
     let server = Setup::saying("hello").start();
     let health = server.get("/health").await;
-    assert_eq!((health.status.as_u16(), health.json()), (200, json!({"status": "ok"})));
+    assert_eq!((health.status.as_u16(), health.json()), (200, json!({"status": "ready"})));
     server.chat(chat_body()).await;
     let metrics = server.get("/metrics").await;
     assert_eq!(metrics.headers[header::CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");

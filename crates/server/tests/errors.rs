@@ -393,7 +393,7 @@ async fn keys() {
 async fn before_the_model_is_there_everything_but_metrics_is_503() {
     let state = loading(ServerConfig::default());
     let server = TestServer { router: cachalot_server::router(state.clone()), state, engine: server().engine };
-    for answer in [server.get("/health").await, server.get("/v1/models").await, server.chat(hello()).await] {
+    for answer in [server.get("/v1/models").await, server.chat(hello()).await] {
         check_error(&answer, 503, &["The model is still being loaded"]);
         assert_eq!(answer.headers[header::RETRY_AFTER], "5");
     }
@@ -407,6 +407,7 @@ async fn a_full_queue_is_503_with_retry_after() {
     model.step_time = std::time::Duration::from_millis(5);
     let mut setup = Setup::new(model);
     setup.engine = EngineConfig { max_num_seqs: 1, max_waiting: 1, ..setup.engine };
+    setup.server.keep_alive_interval = std::time::Duration::from_millis(10);
     let server = setup.start();
     let endless = || json!({"prompt": "a\n", "ignore_eos": true, "max_tokens": 1000, "stream": true}).to_string();
     let submit = || Request::post("/v1/completions").body(Body::from(endless())).unwrap();
@@ -438,14 +439,12 @@ async fn a_full_queue_is_503_with_retry_after() {
 #[tokio::test]
 async fn a_failing_model() {
     let mut model = ScriptedModel::saying("hello");
-    model.is_broken = true;
+    model.breaks_after = Some(0);
     let server = Setup::new(model).start();
     check_error(&server.chat(hello()).await, 500, &["The request failed", "the model is broken"]);
     let streamed = server.chat(merged(&hello(), json!({"stream": true}))).await;
-    // The status has been sent before the failure: it is an event, and nothing follows it.
-    assert_eq!(streamed.status, 200);
-    assert!(streamed.body.starts_with(r#"data: {"error":{"message":"The request failed: "#), "{}", streamed.body);
-    assert!(!streamed.body.contains("[DONE]"), "{}", streamed.body);
+    // Nothing has been sent before the failure.
+    check_error(&streamed, 500, &["The request failed", "the model is broken"]);
     // An engine that fails again and again gives up, and says so.
     let mut answer = server.chat(hello()).await;
     for _ in 0..100 {
@@ -455,7 +454,8 @@ async fn a_failing_model() {
         answer = server.chat(hello()).await;
     }
     check_error(&answer, 503, &["engine has stopped"]);
-    check_error(&server.get("/health").await, 503, &["The engine has stopped after repeated failures"]);
+    let health = server.get("/health").await;
+    assert_eq!((health.status.as_u16(), health.at("/status")), (503, json!("stopped")));
 }
 
 /// Conversations that the hosted API refuses, in its words.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use cachalot_engine::{EngineHandle, Health, OnFault};
-use cachalot_server::{AllowedOrigins, AppState, ServerConfig, install_metrics};
+use cachalot_server::{AllowedOrigins, AppState, ServerConfig, Traces, install_metrics};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use tokio::net::TcpListener;
@@ -86,6 +86,12 @@ pub(crate) struct ServeArgs {
     /// Larger request bodies are refused
     #[arg(long, env = env::MAX_BODY_BYTES, value_name = "SIZE", default_value = "32MiB", help_heading = "Server")]
     max_body_bytes: ByteSize,
+    /// Collector that is sent a trace of each request, by OTLP over HTTP, such as http://127.0.0.1:4318 [default: nobody]
+    #[arg(long, env = env::OTLP_ENDPOINT, value_name = "URL", help_heading = "Server")]
+    otlp_endpoint: Option<String>,
+    /// Seconds that a request may take that does not say it itself; then it fails with 504 [default: no limit]
+    #[arg(long, env = env::REQUEST_TIMEOUT, value_name = "SECONDS", help_heading = "Server")]
+    request_timeout: Option<NonZeroU64>,
     /// Seconds that running requests get to finish on shutdown
     #[arg(long, env = env::SHUTDOWN_TIMEOUT, value_name = "SECONDS", default_value = "30", help_heading = "Server")]
     shutdown_timeout: u64,
@@ -262,12 +268,18 @@ fn server_config(args: &ServeArgs) -> anyhow::Result<ServerConfig> {
             AllowedOrigins::List(origins.collect::<Result<_, _>>()?)
         }
     };
+    let traces = args.otlp_endpoint.as_deref().map(Traces::to).transpose();
+    let traces = traces
+        .context("--otlp-endpoint cannot be used")
+        .hint("give the address of an OTLP collector that speaks HTTP, such as http://127.0.0.1:4318")?;
     Ok(ServerConfig {
+        traces,
         api_keys: args.api_key.clone(),
         max_requests_per_minute: args.max_requests_per_minute,
         missing_reasoning: args.missing_reasoning.into(),
         max_body_bytes: usize::try_from(args.max_body_bytes.0)?,
         allowed_origins,
+        request_timeout: args.request_timeout.map(|seconds| Duration::from_secs(seconds.get())),
         shutdown_timeout: Duration::from_secs(args.shutdown_timeout),
         ..ServerConfig::default()
     })

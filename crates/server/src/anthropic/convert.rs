@@ -95,6 +95,7 @@ pub(super) fn convert(fields: MessagesFields, context: &Context) -> Result<Conve
         tools: Some(tools),
         max_tokens: fields.max_tokens,
         thinking_token_budget: fields.thinking_token_budget,
+        end_user: fields.metadata.and_then(|metadata| metadata.user_id).map(without_session),
         excess: Excess::Clamp,
         ..ChatFields::default()
     };
@@ -106,9 +107,27 @@ pub(super) fn convert(fields: MessagesFields, context: &Context) -> Result<Conve
         stream: fields.stream,
         seed: fields.seed,
         min_tokens: fields.min_tokens,
+        priority: fields.priority,
+        timeout: fields.timeout,
+        cache_salt: fields.cache_salt,
         ..CommonFields::default()
     };
     Ok(Converted { chat, common, is_prefilled })
+}
+
+/// Claude Code names the session as well, as a member of a JSON object, before that at the end. Sessions of one user may share what
+/// is cached, which is most of what a session begins with.
+fn without_session(user_id: String) -> String {
+    if let Ok(Value::Object(mut members)) = serde_json::from_str(&user_id) {
+        return match members.shift_remove("session_id") {
+            Some(_) => Value::Object(members).to_string(),
+            None => user_id,
+        };
+    }
+    match user_id.split_once("_session_") {
+        Some((user, _)) if user.starts_with("user_") && user.contains("_account_") => user.to_owned(),
+        _ => user_id,
+    }
 }
 
 /// Names of other models, such as Claude's, are what clients have built in; DeepSeek's own endpoint takes them too.

@@ -11,6 +11,7 @@ use super::convert::{Context, Converted, convert};
 use super::stream::Events;
 use crate::blocking::on_blocking_thread;
 use crate::body::JsonBytes;
+use crate::caller::Caller;
 use crate::chat_prompt;
 use crate::chat_request::{self, Started};
 use crate::dialect::Dialect;
@@ -24,7 +25,11 @@ use crate::wire::anthropic::{Ending, MessagesFields, Reply, ReplyBlock};
 use crate::wire::chat::MalformedToolCall;
 use crate::wire::usage::Usage;
 
-pub(crate) async fn create(State(state): State<AppState>, body: JsonBytes) -> Result<Response, ApiError> {
+pub(crate) async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    body: JsonBytes,
+) -> Result<Response, ApiError> {
     let served = state.served()?;
     let fields: MessagesFields = body.parse()?;
     if fields.max_tokens.is_none() {
@@ -32,7 +37,8 @@ pub(crate) async fn create(State(state): State<AppState>, body: JsonBytes) -> Re
     }
     let requested_model = fields.model.clone();
     let Converted { chat, common, is_prefilled } = convert(fields, &context(&state, served)?)?;
-    let Started { generation, answer, thinking, streaming, .. } = chat_request::start(&state, chat, &common).await?;
+    let Started { generation, answer, thinking, streaming, .. } =
+        chat_request::start(&state, &caller, chat, &common).await?;
     let head = MessageHead {
         id: format!("msg_{}", uuid::Uuid::new_v4().simple()),
         model: requested_model.unwrap_or(answer.model),
@@ -43,7 +49,7 @@ pub(crate) async fn create(State(state): State<AppState>, body: JsonBytes) -> Re
         Streaming::Off => whole::respond_in(Dialect::Anthropic, &state, collect(generation, head)).await,
         Streaming::On { .. } => {
             let events = Events::new(head, generation.usage());
-            Ok(sse::respond(generation, events, state.config().keep_alive_interval))
+            sse::respond(&state, generation, events).await
         }
     }
 }
@@ -80,7 +86,7 @@ pub(super) struct MessageHead {
 }
 
 impl MessageHead {
-    pub(super) fn reply<'a>(&'a self, content: Vec<ReplyBlock<'a>>, usage: Usage) -> Reply<'a> {
+    pub(super) fn reply<'a>(&'a self, content: Vec<ReplyBlock<'a>>, usage: &Usage) -> Reply<'a> {
         Reply {
             id: &self.id,
             kind: "message",
@@ -155,7 +161,7 @@ async fn collect(mut generation: Generation, head: MessageHead) -> Result<Vec<u8
         let (_, output) = next?;
         builder.push(output);
     }
-    Ok(builder.finish(generation.usage()))
+    Ok(builder.finish(&generation.usage()))
 }
 
 impl MessageBuilder {
@@ -187,7 +193,7 @@ impl MessageBuilder {
     }
 
     /// The message as JSON.
-    pub(super) fn finish(self, usage: Usage) -> Vec<u8> {
+    pub(super) fn finish(self, usage: &Usage) -> Vec<u8> {
         let (reason, defect) = self.end.expect("a generation ends with its end");
         let mut error = defect.map(MalformedToolCall::from);
         let mut content = Vec::with_capacity(self.parts.len());

@@ -44,7 +44,7 @@ impl Events {
         if std::mem::replace(&mut self.has_begun, true) {
             return;
         }
-        write_event(frame, &Event::MessageStart { message: self.head.reply(Vec::new(), self.usage) });
+        write_event(frame, &Event::MessageStart { message: self.head.reply(Vec::new(), &self.usage) });
         if self.head.begins_with_thinking {
             self.open(OpenBlock::Thinking, frame);
         }
@@ -107,7 +107,7 @@ impl Events {
 }
 
 impl WriteChunks for Events {
-    fn write(&mut self, _: usize, output: Output, usage: Option<Usage>, frame: &mut Vec<u8>) {
+    fn write(&mut self, _: usize, output: Output, usage: Option<&Usage>, frame: &mut Vec<u8>) {
         self.begin(frame);
         match output {
             Output::Prompt(_) => {}
@@ -116,7 +116,7 @@ impl WriteChunks for Events {
                 tail.into_iter().for_each(|delta| self.delta(delta, frame));
                 self.close(frame);
                 let error = defect.map(MalformedToolCall::from).or(self.incomplete.take());
-                let usage = usage.unwrap_or(self.usage).into();
+                let usage = usage.unwrap_or(&self.usage).into();
                 write_event(frame, &Event::MessageDelta { delta: Ending::new(&reason), usage, error });
             }
         }

@@ -132,7 +132,7 @@ fn streamed(begins_with_thinking: bool, outputs: Vec<Output>) -> Vec<Value> {
     let mut frame = Vec::new();
     let last = outputs.len() - 1;
     for (i, output) in outputs.into_iter().enumerate() {
-        writer.write(0, output, (i == last).then(|| usage(last)), &mut frame);
+        writer.write(0, output, (i == last).then(|| usage(last)).as_ref(), &mut frame);
     }
     writer.end(&mut frame);
     events(&frame)
@@ -142,7 +142,7 @@ fn whole(begins_with_thinking: bool, outputs: Vec<Output>) -> Value {
     let mut builder = MessageBuilder::new(head(begins_with_thinking));
     let num_tokens = outputs.len() - 1;
     outputs.into_iter().for_each(|output| builder.push(output));
-    serde_json::from_slice(&builder.finish(usage(num_tokens))).unwrap()
+    serde_json::from_slice(&builder.finish(&usage(num_tokens))).unwrap()
 }
 
 /// Both ways give a message with this content, ending and error.

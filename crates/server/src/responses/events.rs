@@ -42,12 +42,12 @@ impl Events {
 }
 
 impl WriteChunks for Events {
-    fn write(&mut self, _: usize, output: Output, usage: Option<Usage>, frame: &mut Vec<u8>) {
+    fn write(&mut self, _: usize, output: Output, usage: Option<&Usage>, frame: &mut Vec<u8>) {
         self.begin(frame);
         let mut writer = Writer { frame, num_events: &mut self.num_events };
         self.reply.push(output, &mut |step| writer.step(step));
         if let Some(usage) = usage {
-            self.reply.finish(usage);
+            self.reply.finish(usage.clone());
             self.end_with(frame);
         }
     }

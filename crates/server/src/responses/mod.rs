@@ -14,6 +14,7 @@ use axum::extract::State;
 use axum::response::Response;
 
 use crate::body::JsonBytes;
+use crate::caller::Caller;
 use crate::chat_request::{self, Started};
 use crate::error::ApiError;
 use crate::generation::Generation;
@@ -27,19 +28,23 @@ use events::Events;
 use output::{Echo, Reply};
 use request::ResponsesFields;
 
-pub(crate) async fn create(State(state): State<AppState>, body: JsonBytes) -> Result<Response, ApiError> {
+pub(crate) async fn create(
+    State(state): State<AppState>,
+    caller: Caller,
+    body: JsonBytes,
+) -> Result<Response, ApiError> {
     let fields: ResponsesFields = body.parse()?;
     let common: CommonFields = body.parse()?;
     let echo: Echo = body.parse()?;
     // This API has one answer to a request.
     let common = CommonFields { n: None, ..common };
     let encrypts_reasoning = fields.includes("reasoning.encrypted_content");
-    let started = chat_request::start(&state, fields.into_chat()?, &common).await?;
+    let started = chat_request::start(&state, &caller, fields.into_chat()?, &common).await?;
     let Started { generation, answer, names, streaming, .. } = started;
     let reply = Reply::new(answer, echo, names, encrypts_reasoning);
     match streaming {
         Streaming::Off => whole::respond(&state, collect(generation, reply)).await,
-        Streaming::On { .. } => Ok(sse::respond(generation, Events::new(reply), state.config().keep_alive_interval)),
+        Streaming::On { .. } => sse::respond(&state, generation, Events::new(reply)).await,
     }
 }
 

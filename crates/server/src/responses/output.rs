@@ -269,7 +269,7 @@ impl Reply {
         } = &self.echo;
         let status = self.status();
         let error = match (&self.error, &self.end) {
-            (Some(error), _) => json!({"code": "server_error", "message": error.to_string()}),
+            (Some(error), _) => json!({"code": failure_code(error), "message": error.to_string()}),
             (None, Some((_, Some(Defect { message, text })))) => {
                 json!({"code": "malformed_tool_call", "message": message, "text": text})
             }
@@ -298,6 +298,7 @@ impl Reply {
                 "effort": reasoning.as_ref().and_then(|reasoning| reasoning.get("effort")),
                 "summary": null,
             },
+            "service_tier": self.answer.service_tier,
             "store": false,
             "temperature": temperature,
             "text": text.clone().unwrap_or_else(|| json!({"format": {"type": "text"}})),
@@ -306,19 +307,31 @@ impl Reply {
             "top_logprobs": top_logprobs,
             "top_p": top_p,
             "truncation": truncation.clone().unwrap_or_else(|| json!("disabled")),
-            "usage": self.usage.map(usage),
+            "usage": self.usage.as_ref().map(usage),
             "user": user,
         })
     }
 }
 
+/// What went wrong, in the words of this API where it has one.
+fn failure_code(error: &ApiError) -> &'static str {
+    match error.code() {
+        "internal_error" => "server_error",
+        code => code,
+    }
+}
+
 /// The same counts under the names of this API.
-fn usage(usage: Usage) -> Value {
+fn usage(usage: &Usage) -> Value {
+    let mut details = json!({"reasoning_tokens": usage.reasoning_tokens()});
+    if let (Value::Object(details), Some(drafts)) = (&mut details, usage.drafts()) {
+        details.extend(drafts);
+    }
     json!({
         "input_tokens": usage.prompt_tokens,
         "input_tokens_details": {"cached_tokens": usage.prompt_cache_hit_tokens},
         "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens()},
+        "output_tokens_details": details,
         "total_tokens": usage.total_tokens,
     })
 }

@@ -28,6 +28,8 @@ pub(crate) struct ResponsesFields {
     text: Option<TextOptions>,
     include: Option<Vec<String>>,
     top_logprobs: Option<u8>,
+    /// This API's name for whom the client asks for.
+    safety_identifier: Option<String>,
     previous_response_id: Option<IgnoredAny>,
     conversation: Option<IgnoredAny>,
     prompt: Option<IgnoredAny>,
@@ -135,6 +137,7 @@ impl ResponsesFields {
             max_tokens: self.max_output_tokens,
             logprobs: Some(with_logprobs),
             top_logprobs: self.top_logprobs,
+            end_user: self.safety_identifier,
             ..ChatFields::default()
         })
     }

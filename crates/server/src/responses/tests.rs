@@ -108,7 +108,7 @@ fn end(reason: EndReason, defect: Option<Defect>) -> Output {
 
 fn writer() -> Events {
     let echo: Echo = serde_json::from_value(json!({})).unwrap();
-    Events::new(Reply::new(Answer::new("tiny"), echo, TokenNames::new(None, false), true))
+    Events::new(Reply::new(Answer::new("tiny", None), echo, TokenNames::new(None, false), true))
 }
 
 /// The events of some outputs, of which the last is the end.
@@ -118,7 +118,7 @@ fn events(outputs: Vec<Output>) -> Vec<Value> {
     let last = outputs.len() - 1;
     for (i, output) in outputs.into_iter().enumerate() {
         let usage = (i == last).then(|| Usage::new(3, 0, 5, Some(2)));
-        writer.write(0, output, usage, &mut frame);
+        writer.write(0, output, usage.as_ref(), &mut frame);
     }
     writer.end(&mut frame);
     parse(&frame)

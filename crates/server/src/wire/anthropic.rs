@@ -32,8 +32,21 @@ pub(crate) struct MessagesFields {
     pub(crate) min_tokens: Option<u32>,
     /// As `seed`.
     pub(crate) thinking_token_budget: Option<u32>,
+    /// As `seed`.
+    pub(crate) priority: Option<i64>,
+    /// As `seed`.
+    pub(crate) timeout: Option<f64>,
+    /// As `seed`.
+    pub(crate) cache_salt: Option<String>,
+    pub(crate) metadata: Option<Metadata>,
     /// A conversation that the server keeps.
     pub(crate) thread: Option<IgnoredAny>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct Metadata {
+    /// Whom the client asks for.
+    pub(crate) user_id: Option<String>,
 }
 
 #[derive(Debug, serde::Deserialize)]
@@ -214,8 +227,8 @@ pub(crate) struct Usage {
     service_tier: &'static str,
 }
 
-impl From<usage::Usage> for Usage {
-    fn from(usage: usage::Usage) -> Self {
+impl From<&usage::Usage> for Usage {
+    fn from(usage: &usage::Usage) -> Self {
         Usage {
             input_tokens: usage.prompt_cache_miss_tokens,
             cache_creation_input_tokens: 0,
@@ -319,6 +332,7 @@ impl ErrorBody {
             StatusCode::PAYLOAD_TOO_LARGE => "request_too_large",
             StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
             StatusCode::SERVICE_UNAVAILABLE => "overloaded_error",
+            StatusCode::GATEWAY_TIMEOUT => "timeout_error",
             status if status.is_client_error() => "invalid_request_error",
             _ => "api_error",
         };

@@ -34,6 +34,9 @@ pub(crate) struct ChatFields {
     pub(crate) thinking_token_budget: Option<u32>,
     /// The hosted API's key for caches of their own; also what abuse reports name.
     pub(crate) user_id: Option<String>,
+    /// The same in another API, which lets it be any text.
+    #[serde(skip)]
+    pub(crate) end_user: Option<String>,
     pub(crate) max_tokens: Option<i64>,
     pub(crate) max_completion_tokens: Option<i64>,
     /// A matter of the API, not of the request.
@@ -284,6 +287,8 @@ pub(crate) struct ChatCompletion<'a> {
     pub(crate) choices: Vec<ChatChoice>,
     pub(crate) usage: Usage,
     pub(crate) system_fingerprint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) service_tier: Option<&'static str>,
 }
 
 #[derive(Serialize)]

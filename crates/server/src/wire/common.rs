@@ -29,6 +29,26 @@ pub(crate) struct CommonFields {
     pub(crate) n: Option<u32>,
     pub(crate) stream: Option<bool>,
     pub(crate) stream_options: Option<StreamOptions>,
+    /// vLLM's: who goes first; the lower the earlier, and 0 is everyone else.
+    pub(crate) priority: Option<i64>,
+    /// OpenAI's name for the same.
+    pub(crate) service_tier: Option<ServiceTier>,
+    /// Seconds that the request may take.
+    pub(crate) timeout: Option<f64>,
+    /// vLLM's: requests share what is cached only with those of the same salt.
+    pub(crate) cache_salt: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ServiceTier {
+    /// What the server thinks best, which is `default`.
+    Auto,
+    Default,
+    /// Later than the others.
+    Flex,
+    /// Before the others.
+    Priority,
 }
 
 #[derive(Debug, Default, serde::Deserialize)]

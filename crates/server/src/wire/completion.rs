@@ -141,6 +141,8 @@ pub(crate) struct Completion<'a> {
     pub(crate) choices: Vec<CompletionChoice>,
     pub(crate) usage: Usage,
     pub(crate) system_fingerprint: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) service_tier: Option<&'static str>,
 }
 
 #[derive(Serialize)]

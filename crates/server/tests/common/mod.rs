@@ -10,7 +10,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode, header};
 use axum::{Router, http::HeaderMap};
 use cachalot_engine::{Engine, EngineConfig, EngineHandle, KvCacheSize};
-use cachalot_model::{BLOCK_SIZE, Batch, LanguageModel, Result};
+use cachalot_model::{BLOCK_SIZE, Batch, HiddenStates, LanguageModel, Result};
 use cachalot_prompt::{Prompt, PromptFiles};
 use cachalot_server::{AppState, Served, ServerConfig, install_metrics, router};
 use serde_json::{Value, json};
@@ -109,8 +109,11 @@ pub(crate) struct ScriptedModel {
     pub(crate) certainty: f32,
     pub(crate) max_model_len: usize,
     pub(crate) step_time: Duration,
-    /// Every step fails.
-    pub(crate) is_broken: bool,
+    /// Every step after so many fails.
+    pub(crate) breaks_after: Option<usize>,
+    /// It drafts what it is about to say.
+    pub(crate) has_mtp: bool,
+    num_steps: usize,
     cache: Vec<u32>,
 }
 
@@ -122,7 +125,9 @@ impl ScriptedModel {
             certainty: 20.0,
             max_model_len: 2048,
             step_time: Duration::ZERO,
-            is_broken: false,
+            breaks_after: None,
+            has_mtp: false,
+            num_steps: 0,
             cache: Vec::new(),
         }
     }
@@ -137,6 +142,25 @@ impl ScriptedModel {
     /// Says this text, byte by byte.
     pub(crate) fn saying(text: &str) -> Self {
         Self::new(&text.bytes().map(u32::from).collect::<Vec<_>>())
+    }
+}
+
+impl ScriptedModel {
+    /// The token that comes `distance` after that of a row.
+    fn next(&self, batch: &Batch, row: u32, distance: usize) -> u32 {
+        let seq = batch.query_start_loc.partition_point(|&start| start <= row) - 1;
+        let blocks = &batch.block_table[seq * batch.max_blocks..(seq + 1) * batch.max_blocks];
+        let position = batch.positions[row as usize] as usize;
+        let token = |at: usize| self.cache[blocks[at / BLOCK_SIZE] as usize * BLOCK_SIZE + at % BLOCK_SIZE];
+        let in_chat = (0..=position).rev().find_map(|at| match token(at) {
+            ASSISTANT => Some(at + 2),
+            THINK => Some(at + 1),
+            _ => None,
+        });
+        let start = in_chat.or_else(|| (0..=position).rev().find(|&at| token(at) == NEWLINE).map(|at| at + 1));
+        let said = (position + distance).saturating_sub(start.unwrap_or(1));
+        let said = if self.endless { said % self.script.len() } else { said };
+        self.script.get(said).copied().unwrap_or(EOS)
     }
 }
 
@@ -162,7 +186,8 @@ impl LanguageModel for ScriptedModel {
         if !self.step_time.is_zero() {
             std::thread::sleep(self.step_time);
         }
-        if self.is_broken {
+        self.num_steps += 1;
+        if self.breaks_after.is_some_and(|num_good| self.num_steps > num_good) {
             return Err(cachalot_model::Error::Invalid("the model is broken".to_owned()));
         }
         for (&slot, &id) in batch.slot_mapping.iter().zip(&batch.input_ids) {
@@ -170,20 +195,19 @@ impl LanguageModel for ScriptedModel {
         }
         logits.fill(0.0);
         for (&row, logits) in batch.logits_indices.iter().zip(logits.chunks_exact_mut(VOCAB_SIZE)) {
-            let seq = batch.query_start_loc.partition_point(|&start| start <= row) - 1;
-            let blocks = &batch.block_table[seq * batch.max_blocks..(seq + 1) * batch.max_blocks];
-            let position = batch.positions[row as usize] as usize;
-            let token = |at: usize| self.cache[blocks[at / BLOCK_SIZE] as usize * BLOCK_SIZE + at % BLOCK_SIZE];
-            let in_chat = (0..=position).rev().find_map(|at| match token(at) {
-                ASSISTANT => Some(at + 2),
-                THINK => Some(at + 1),
-                _ => None,
-            });
-            let start = in_chat.or_else(|| (0..=position).rev().find(|&at| token(at) == NEWLINE).map(|at| at + 1));
-            let said = (position + 1).saturating_sub(start.unwrap_or(1));
-            let said = if self.endless { said % self.script.len() } else { said };
-            let next = self.script.get(said).copied().unwrap_or(EOS);
-            logits[next as usize] = self.certainty;
+            logits[self.next(batch, row, 1) as usize] = self.certainty;
+        }
+        Ok(())
+    }
+
+    fn has_mtp(&self) -> bool {
+        self.has_mtp
+    }
+
+    fn forward_mtp(&mut self, batch: &Batch, _: HiddenStates<'_>, logits: &mut [f32]) -> Result<()> {
+        logits.fill(0.0);
+        for (&row, logits) in batch.logits_indices.iter().zip(logits.chunks_exact_mut(VOCAB_SIZE)) {
+            logits[self.next(batch, row, 2) as usize] = self.certainty;
         }
         Ok(())
     }
