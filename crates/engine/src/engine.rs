@@ -314,6 +314,8 @@ impl Engine {
             };
             match result {
                 Ok(()) => {}
+                // Its last token was chosen before something went wrong.
+                Err(_) if sequence.has_ended() => {}
                 Err((Failure::Step, message)) => {
                     sequence.fail(Failure::Step, message.clone());
                     poison = Some(message);
