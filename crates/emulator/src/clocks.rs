@@ -1,0 +1,1 @@
+//! Which accesses are ordered before which: vector clocks of threads and barriers.

@@ -1,0 +1,1 @@
+//! Floating-point formats, rounding and arithmetic, to the bit.

@@ -1,0 +1,20 @@
+//! Executes the PTX that nvcc makes of our kernels on the CPU, and checks what a GPU would not tell.
+//!
+//! - [`Module`]: parsed and decoded PTX.
+//! - [`Machine`]: the memory of one emulated GPU, and [`Machine::launch`].
+//! - [`Fault`]: what went wrong, where: kernel, block, thread, source line.
+
+#![forbid(unsafe_code)]
+
+mod clocks;
+mod fault;
+mod float;
+mod launch;
+mod memory;
+mod mma;
+mod shared;
+mod tensor_map;
+mod wgmma;
+
+pub use fault::{Fault, Misuse, Place};
+pub use launch::Launch;

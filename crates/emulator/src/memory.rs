@@ -1,0 +1,1 @@
+//! Global memory: allocations, bounds and what has been written.

@@ -1,0 +1,1 @@
+//! Tensor maps: which bytes a bulk tensor copy moves where.
