@@ -7,14 +7,20 @@
 #![forbid(unsafe_code)]
 
 mod clocks;
+mod decode;
 mod fault;
 mod float;
 mod launch;
+mod lexer;
 mod memory;
 mod mma;
+mod parse;
+mod program;
+mod registers;
 mod shared;
 mod tensor_map;
 mod wgmma;
 
 pub use fault::{Fault, Misuse, Place};
 pub use launch::Launch;
+pub use parse::ParseError;
