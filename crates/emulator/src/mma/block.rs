@@ -126,12 +126,16 @@ impl Block {
 
     /// Adds `A·B`, of which the first `k` columns and rows count.
     pub(crate) fn add_product(&mut self, a: &ABlock, b: &BBlock, k: usize) {
-        for (sums, a) in self.values.iter_mut().zip(&a.values) {
-            for (&a, b) in a.iter().zip(&b.values).take(k) {
+        let b = &b.values[..k];
+        for (row, a) in self.values.iter_mut().zip(&a.values) {
+            // In a local, so that the sums stay in registers.
+            let mut sums = *row;
+            for (&a, b) in a.iter().zip(b) {
                 for (sum, &b) in sums.iter_mut().zip(b) {
                     *sum += a * b;
                 }
             }
+            *row = sums;
         }
     }
 }
