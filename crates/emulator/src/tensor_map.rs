@@ -108,7 +108,7 @@ struct Dimension {
     stride: u64,
     /// Elements that the box spans.
     span: u32,
-    /// Every how manieth of them is copied.
+    /// Every how manieth of them is copied, except in the innermost dimension, where CUDA ignores it.
     step: u32,
 }
 
@@ -148,8 +148,7 @@ impl TensorMap {
                 size: args.global_dims[i],
                 stride: if i == 0 { element_bytes.into() } else { args.global_strides[i - 1] },
                 span: args.box_dims[i],
-                // The innermost one is ignored, as CUDA does without interleave.
-                step: if i == 0 { 1 } else { args.element_strides[i] },
+                step: args.element_strides[i],
             };
             if !(1..=1 << 32).contains(&dimension.size) {
                 return Err(format!("global_dims[{i}] is {}: it must be 1 to 2^32", dimension.size));

@@ -142,8 +142,8 @@ fn read_a<E>(
             for row in 0..16 {
                 for chunk in 0..2 {
                     let bytes = read(descriptor.k_major_address(16 * warp + row, chunk))?;
-                    for (byte, word) in words(&bytes) {
-                        block.set_word(op.a, row, 16 * chunk + byte, word);
+                    for (index, word) in words(&bytes) {
+                        block.set_word(op.a, row, 4 * chunk + index, word);
                     }
                 }
             }
@@ -175,8 +175,8 @@ fn read_b<E>(
             for column in 0..8 {
                 for chunk in 0..2 {
                     let bytes = read(descriptor.k_major_address(8 * group + column, chunk))?;
-                    for (byte, word) in words(&bytes) {
-                        block.set_word(op.b, column, 16 * chunk + byte, word);
+                    for (index, word) in words(&bytes) {
+                        block.set_word(op.b, column, 4 * chunk + index, word);
                     }
                 }
             }
@@ -193,16 +193,16 @@ fn read_b<E>(
     Ok(block)
 }
 
-/// The four words of sixteen bytes, each with the index of its first byte.
+/// The four words of sixteen bytes, each with its index.
 fn words(bytes: &[u8; 16]) -> impl Iterator<Item = (usize, u32)> {
     let (words, _) = bytes.as_chunks();
-    words.iter().enumerate().map(|(word, bytes)| (4 * word, u32::from_le_bytes(*bytes)))
+    words.iter().enumerate().map(|(index, bytes)| (index, u32::from_le_bytes(*bytes)))
 }
 
 /// The eight 16-bit elements of sixteen bytes, each with its index: only they come MN-major.
 fn pairs(element: Element, bytes: &[u8; 16]) -> impl Iterator<Item = (usize, f64)> {
-    words(bytes).flat_map(move |(byte, word)| {
+    words(bytes).flat_map(move |(index, word)| {
         let [low, high, ..] = element.decode(word);
-        [(byte / 2, low), (byte / 2 + 1, high)]
+        [(2 * index, low), (2 * index + 1, high)]
     })
 }

@@ -5,11 +5,6 @@ use super::element::{Accumulator, Element};
 /// The most elements of K in one instruction.
 const MAX_K: usize = 32;
 
-/// Row and register of each 32-bit word of A: `(row, first byte of K)`.
-fn a_place(lane: usize, register: usize) -> (usize, usize) {
-    (lane / 4 + 8 * (register % 2), 4 * (lane % 4) + 16 * (register / 2))
-}
-
 /// Sixteen rows of A.
 pub(crate) struct ABlock {
     /// `[row][k]`
@@ -27,17 +22,18 @@ impl ABlock {
         let mut block = ABlock::new();
         for (register, words) in registers.iter().enumerate() {
             for (lane, &word) in words.iter().enumerate() {
-                let (row, byte) = a_place(lane, register);
-                block.set_word(element, row, byte, word);
+                block.set_word(element, lane / 4 + 8 * (register % 2), lane % 4 + 4 * (register / 2), word);
             }
         }
         block
     }
 
-    /// Sets the elements in the four bytes of `row` that begin at `byte` of K.
-    pub(crate) fn set_word(&mut self, element: Element, row: usize, byte: usize, word: u32) {
-        let (count, k) = (4 / element.bytes(), byte / element.bytes());
-        self.values[row][k..k + count].copy_from_slice(&element.decode(word)[..count]);
+    /// Sets the elements in the 32-bit word of `row` that is number `index` along K.
+    pub(crate) fn set_word(&mut self, element: Element, row: usize, index: usize, word: u32) {
+        let count = element.per_word();
+        for (place, value) in self.values[row][index * count..][..count].iter_mut().zip(element.decode(word)) {
+            *place = value;
+        }
     }
 
     /// Sets one element.
@@ -70,17 +66,17 @@ impl BBlock {
         let mut block = BBlock::new();
         for (register, words) in registers.iter().enumerate() {
             for (lane, &word) in words.iter().enumerate() {
-                block.set_word(element, lane / 4, 4 * (lane % 4) + 16 * register, word);
+                block.set_word(element, lane / 4, lane % 4 + 4 * register, word);
             }
         }
         block
     }
 
-    /// Sets the elements in the four bytes of `column` that begin at `byte` of K.
-    pub(crate) fn set_word(&mut self, element: Element, column: usize, byte: usize, word: u32) {
-        let (count, k) = (4 / element.bytes(), byte / element.bytes());
-        for (offset, value) in element.decode(word)[..count].iter().enumerate() {
-            self.values[k + offset][column] = *value;
+    /// Sets the elements in the 32-bit word of `column` that is number `index` along K.
+    pub(crate) fn set_word(&mut self, element: Element, column: usize, index: usize, word: u32) {
+        let count = element.per_word();
+        for (row, value) in self.values[index * count..][..count].iter_mut().zip(element.decode(word)) {
+            row[column] = value;
         }
     }
 
@@ -92,6 +88,7 @@ impl BBlock {
 
 /// Sixteen rows and eight columns of C or D.
 pub(crate) struct Block {
+    /// `[row][column]`; lane after lane holds two neighbours of the first eight rows, and of the last eight.
     values: [[f64; 8]; 16],
 }
 
@@ -106,10 +103,9 @@ impl Block {
         let mut block = Block::new();
         let per_row = accumulator.registers() / 2;
         for (half, registers) in registers.chunks_exact(per_row).enumerate() {
-            for lane in 0..32 {
-                let pair = [registers[0][lane], registers[per_row - 1][lane]];
-                let columns = 2 * (lane % 4)..2 * (lane % 4) + 2;
-                block.values[lane / 4 + 8 * half][columns].copy_from_slice(&accumulator.decode(pair));
+            let pairs = block.values[8 * half..8 * half + 8].as_flattened_mut().as_chunks_mut().0;
+            for (lane, pair) in pairs.iter_mut().enumerate() {
+                *pair = accumulator.decode([registers[0][lane], registers[per_row - 1][lane]]);
             }
         }
         block
@@ -119,10 +115,9 @@ impl Block {
     pub(crate) fn store(&self, accumulator: Accumulator, registers: &mut [[u32; 32]]) {
         let per_row = accumulator.registers() / 2;
         for (half, registers) in registers.chunks_exact_mut(per_row).enumerate() {
-            for lane in 0..32 {
-                let (row, column) = (&self.values[lane / 4 + 8 * half], 2 * (lane % 4));
-                let pair = accumulator.encode([row[column], row[column + 1]]);
-                for (register, bits) in registers.iter_mut().zip(pair) {
+            let pairs = self.values[8 * half..8 * half + 8].as_flattened().as_chunks().0;
+            for (lane, pair) in pairs.iter().enumerate() {
+                for (register, bits) in registers.iter_mut().zip(accumulator.encode(*pair)) {
                     register[lane] = bits;
                 }
             }
@@ -131,12 +126,16 @@ impl Block {
 
     /// Adds `A·B`, of which the first `k` columns and rows count.
     pub(crate) fn add_product(&mut self, a: &ABlock, b: &BBlock, k: usize) {
-        for (sums, a) in self.values.iter_mut().zip(&a.values) {
-            for (&a, b) in a.iter().zip(&b.values).take(k) {
+        let b = &b.values[..k];
+        for (row, a) in self.values.iter_mut().zip(&a.values) {
+            // In a local, so that the sums stay in registers.
+            let mut sums = *row;
+            for (&a, b) in a.iter().zip(b) {
                 for (sum, &b) in sums.iter_mut().zip(b) {
                     *sum += a * b;
                 }
             }
+            *row = sums;
         }
     }
 }

@@ -42,14 +42,19 @@ impl Element {
 
     /// Bytes of one element.
     pub(crate) fn bytes(self) -> usize {
+        4 / self.per_word()
+    }
+
+    /// Elements in 32 bits.
+    pub(crate) fn per_word(self) -> usize {
         match self {
-            Element::Tf32 => 4,
+            Element::Tf32 => 1,
             Element::Bf16 | Element::F16 => 2,
-            Element::E4m3 | Element::E5m2 | Element::S8 | Element::U8 => 1,
+            Element::E4m3 | Element::E5m2 | Element::S8 | Element::U8 => 4,
         }
     }
 
-    /// The elements of one 32-bit register, lowest bits first, as the first `4 / bytes` of the result.
+    /// The elements of one 32-bit register, lowest bits first, as the first [`Element::per_word`] of the result.
     pub(crate) fn decode(self, word: u32) -> [f64; 4] {
         let [low, high] = [word & 0xffff, word >> 16];
         let bytes = word.to_le_bytes();

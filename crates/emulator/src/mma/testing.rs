@@ -133,3 +133,22 @@ pub(crate) fn dot(
         Accumulator::SaturatingS32 => c.cast_signed().saturating_add(products as i32).cast_unsigned(),
     }
 }
+
+/// The registers of a fragment: `place` gives row and column of element `i` of a lane, lowest bits first.
+pub(crate) fn pack(
+    matrix: &Bits,
+    bytes: usize,
+    count: usize,
+    place: impl Fn(usize, usize) -> (usize, usize),
+) -> Vec<[u32; 32]> {
+    let mut registers = vec![[0; 32]; count];
+    for (register, words) in registers.iter_mut().enumerate() {
+        for (lane, word) in words.iter_mut().enumerate() {
+            for i in 0..4 / bytes {
+                let (row, column) = place(lane, register * 4 / bytes + i);
+                *word |= matrix.get(row, column) << (8 * bytes * i);
+            }
+        }
+    }
+    registers
+}

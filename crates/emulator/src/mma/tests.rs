@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::testing::{Bits, Random, dot, nearest_f16, value};
+use super::testing::{Bits, Random, dot, nearest_f16, pack, value};
 use super::*;
 
 /// Row and column of element `i` of A in a lane, as the ISA writes it for elements of so many bytes.
@@ -44,18 +44,6 @@ fn isa_b(bytes: usize, k: usize, lane: usize, i: usize) -> (usize, usize) {
 fn isa_c(lane: usize, i: usize) -> (usize, usize) {
     let (group, thread) = (lane >> 2, lane % 4);
     (if i < 2 { group } else { group + 8 }, thread * 2 + (i & 1))
-}
-
-/// Registers that hold `matrix`, elements packed from the lowest bits upward.
-fn pack(matrix: &Bits, bytes: usize, count: usize, place: impl Fn(usize, usize) -> (usize, usize)) -> Vec<[u32; 32]> {
-    let mut registers = vec![[0; 32]; count];
-    for lane in 0..32 {
-        for i in 0..count * 4 / bytes {
-            let (row, column) = place(lane, i);
-            registers[i * bytes / 4][lane] |= matrix.get(row, column) << (8 * (i * bytes % 4));
-        }
-    }
-    registers
 }
 
 fn parse(name: &str) -> Option<Mma> {

@@ -54,12 +54,11 @@ impl TensorMap {
         let (magic, rest) = bytes.split_first_chunk::<8>()?;
         let (address, rest) = rest.split_first_chunk::<8>()?;
         let ([rank, data_type, swizzle, fill], rest) = rest.split_first_chunk::<4>()?;
-        let rank = usize::from(*rank);
-        if magic != MAGIC || rank > MAX_RANK {
+        if magic != MAGIC {
             return None;
         }
         let dimensions: Vec<Dimension> =
-            rest.chunks_exact(DIMENSION).take(rank).map(decode_dimension).collect::<Option<_>>()?;
+            rest.chunks_exact(DIMENSION).take(usize::from(*rank)).map(decode_dimension).collect::<Option<_>>()?;
         let map = TensorMap::new(&TensorMapArgs {
             data_type: *TYPES.get(usize::from(*data_type))?,
             global_address: u64::from_le_bytes(*address),

@@ -25,7 +25,7 @@ fn new(args: &TensorMapArgs<'_>) -> TensorMap {
 fn swizzled(width: u32, address: u32) -> u32 {
     let (y, x) = (address / 128, address / 16 % 8);
     let chunks = width / 16;
-    let x = x / chunks * chunks + (x % chunks ^ y % chunks);
+    let x = x / chunks * chunks + ((x % chunks) ^ (y % chunks));
     y * 128 + x * 16 + address % 16
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use super::*;
-use crate::mma::testing::{Bits, Random, dot};
+use crate::mma::testing::{Bits, Random, dot, pack};
 use crate::tensor_map::{OutOfBoundsFill, Swizzle, TensorMap, TensorMapArgs, TensorMapType};
 
 const SWIZZLES: [Swizzle; 4] = [Swizzle::None, Swizzle::B32, Swizzle::B64, Swizzle::B128];
@@ -117,17 +117,6 @@ fn isa_a(warp: usize, bytes: usize, lane: usize, i: usize) -> (usize, usize) {
     (16 * warp + lane / 4 + register % 2 * 8, lane % 4 * per_register + offset + register / 2 * 4 * per_register)
 }
 
-/// Registers that hold what `get` gives for each element of a lane, packed from the lowest bits upward.
-fn pack(count: usize, bytes: usize, get: impl Fn(usize, usize) -> u32) -> Vec<[u32; 32]> {
-    let mut registers = vec![[0; 32]; count];
-    for lane in 0..32 {
-        for i in 0..count * 4 / bytes {
-            registers[i * bytes / 4][lane] |= get(lane, i) << (8 * (i * bytes % 4));
-        }
-    }
-    registers
-}
-
 /// What one test computes.
 struct Case {
     name: String,
@@ -179,9 +168,9 @@ impl Case {
                     seen.insert(address);
                     memory(address)
                 };
-                let registers = pack(4, op.a.bytes(), |lane, i| {
+                let registers = pack(&a, op.a.bytes(), 4, |lane, i| {
                     let (row, column) = isa_a(warp, op.a.bytes(), lane, i);
-                    a.get(row, step * op.k + column)
+                    (row, step * op.k + column)
                 });
                 let operand = if self.a_in_registers {
                     OperandA::Registers(&registers)
@@ -202,10 +191,7 @@ impl Case {
             });
         }
         for (warp, d) in d.iter().enumerate() {
-            let expected = pack(counts.c, sum_bytes, |lane, i| {
-                let (row, column) = isa_d(warp, lane, i);
-                expected.get(row, column)
-            });
+            let expected = pack(&expected, sum_bytes, counts.c, |lane, i| isa_d(warp, lane, i));
             assert_eq!(*d, expected, "{context}: warp {warp}");
         }
     }
@@ -389,22 +375,21 @@ fn a_tensor_copy_lays_out_what_the_product_reads() {
 
             let mut d = vec![[0; 32]; 32];
             for step in 0..4 {
-                let registers = pack(4, 2, |lane, i| {
+                let registers = pack(&a, 2, 4, |lane, i| {
                     let (row, column) = isa_a(0, 2, lane, i);
-                    a.get(row, 16 * step + column)
+                    (row, 16 * step + column)
                 });
                 let operand = OperandA::Registers(&registers);
                 let b = decode(tile.descriptor(step));
                 let Ok(()) = wgmma_warp(&op, 0, &operand, &b, true, &mut read(&memory), &mut d);
             }
             let types = (op.a, op.b, op.accumulator);
-            let expected = pack(32, 4, |lane, i| {
-                let (row, column) = isa_d(0, lane, i);
+            let expected = Bits::new(64, 64, |row, column| {
                 (0..4).fold(0, |sum, step| {
                     dot(types, (16 * step..16 * step + 16).map(|k| (a.get(row, k), b.get(column, k))), sum)
                 })
             });
-            assert_eq!(d, expected, "{swizzle:?} {major:?}");
+            assert_eq!(d, pack(&expected, 4, 32, |lane, i| isa_d(0, lane, i)), "{swizzle:?} {major:?}");
         }
     }
 }
