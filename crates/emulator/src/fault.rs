@@ -13,6 +13,8 @@ pub struct Place {
     pub thread: [u32; 3],
     /// Source file and line, if the PTX was made with `-lineinfo`.
     pub line: Option<(String, u32)>,
+    /// The line of the function that was inlined there, if the instruction is from one.
+    pub inlined_from: Option<(String, u32)>,
     /// The instruction, as the PTX spells it.
     pub instruction: String,
 }
@@ -81,10 +83,13 @@ pub struct Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { kernel, block, thread, line, instruction } = &self.place;
+        let Place { kernel, block, thread, line, inlined_from, instruction } = &self.place;
         write!(f, "kernel `{kernel}`, block {block:?}, thread {thread:?}")?;
         if let Some((file, line)) = line {
             write!(f, ", {file}:{line}")?;
+        }
+        if let Some((file, line)) = inlined_from {
+            write!(f, " (inlined from {file}:{line})")?;
         }
         write!(f, ": {}: {}", self.misuse.kind(), self.misuse)?;
         if !instruction.is_empty() {

@@ -6,12 +6,15 @@
 
 #![forbid(unsafe_code)]
 
+mod block;
 mod clocks;
 mod decode;
+mod execute;
 mod fault;
 mod float;
 mod launch;
 mod lexer;
+mod machine;
 mod memory;
 mod mma;
 mod parse;
@@ -19,8 +22,11 @@ mod program;
 mod registers;
 mod shared;
 mod tensor_map;
+mod warp;
 mod wgmma;
 
 pub use fault::{Fault, Misuse, Place};
 pub use launch::Launch;
+pub use machine::{Kernel, Machine, Module};
 pub use parse::ParseError;
+pub use tensor_map::{OutOfBoundsFill, Swizzle, TensorMap, TensorMapArgs, TensorMapType};

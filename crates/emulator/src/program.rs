@@ -190,8 +190,8 @@ pub(crate) enum Op {
     Nop,
     /// Lets other warps run.
     Yield,
-    Load { address: Address, element: Element, registers: Vec<Slot>, is_relaxed: bool },
-    Store { address: Address, element: Element, registers: Vec<Slot>, is_relaxed: bool },
+    Load { address: Address, element: Element, registers: Vec<Slot> },
+    Store { address: Address, element: Element, registers: Vec<Slot> },
     Atomic { address: Address, bytes: u8, operation: AtomicFn, d: Option<Slot>, b: Slot, c: Option<Slot> },
     Shuffle { kind: Shuffle, d: u32, valid: Option<u32>, a: u32, b: u32, c: u32, members: u32 },
     Vote { kind: Vote, d: Slot, is_predicate: bool, a: (u32, bool), members: u32 },

@@ -14,7 +14,6 @@ macro_rules! by_type {
         }
     };
 }
-pub(super) use by_type;
 
 /// As [`by_type`], for all integers.
 macro_rules! by_integer {
@@ -255,15 +254,16 @@ impl<'a> Decoder<'a> {
     }
 
     fn setp_integer(&mut self, opcode: Opcode<'a>, operands: &'a [Operand]) -> Result<Option<Op>, Refusal> {
+        type Test = fn(&Registers, &Args) -> u32;
         macro_rules! comparison {
             ($test:expr) => {
                 match opcode.last() {
-                    "u16" | "b16" => Some((|r, a| compare::<u16>(r, a, $test)) as fn(&Registers, &Args) -> u32),
-                    "s16" => Some(|r, a| compare::<i16>(r, a, $test)),
-                    "u32" | "b32" => Some(|r, a| compare::<u32>(r, a, $test)),
-                    "s32" => Some(|r, a| compare::<i32>(r, a, $test)),
-                    "u64" | "b64" => Some(|r, a| compare::<u64>(r, a, $test)),
-                    "s64" => Some(|r, a| compare::<i64>(r, a, $test)),
+                    "u16" | "b16" => Some((|r, a| compare::<u16>(r, a, $test)) as Test),
+                    "s16" => Some((|r, a| compare::<i16>(r, a, $test)) as Test),
+                    "u32" | "b32" => Some((|r, a| compare::<u32>(r, a, $test)) as Test),
+                    "s32" => Some((|r, a| compare::<i32>(r, a, $test)) as Test),
+                    "u64" | "b64" => Some((|r, a| compare::<u64>(r, a, $test)) as Test),
+                    "s64" => Some((|r, a| compare::<i64>(r, a, $test)) as Test),
                     _ => None,
                 }
             };

@@ -20,7 +20,7 @@ impl<'a> Decoder<'a> {
                 let [d, address] = operands else { return Err("a load has a result and an address".to_owned()) };
                 let (element, registers) = self.elements(opcode, d)?;
                 let address = self.address(space(opcode), address)?;
-                Ok(Some(Op::Load { address, element, registers, is_relaxed: is_relaxed(opcode) }))
+                Ok(Some(Op::Load { address, element, registers }))
             }
             "st" => {
                 let [address, a] = operands else { return Err("a store has an address and a value".to_owned()) };
@@ -33,7 +33,7 @@ impl<'a> Decoder<'a> {
                 }
                 let (element, registers) = self.elements(opcode, a)?;
                 let address = self.address(space(opcode), address)?;
-                Ok(Some(Op::Store { address, element, registers, is_relaxed: is_relaxed(opcode) }))
+                Ok(Some(Op::Store { address, element, registers }))
             }
             "atom" | "red" if !opcode.has("async") => self.atomic(opcode, operands).map(Some),
             "cvta" => self.convert_address(opcode, operands),
@@ -180,11 +180,6 @@ pub(super) fn space(opcode: Opcode<'_>) -> AddressSpace {
             ("param::entry", AddressSpace::Param),
         ])
         .unwrap_or(AddressSpace::Generic)
-}
-
-/// Accesses that synchronise by themselves and so do not race with each other.
-fn is_relaxed(opcode: Opcode<'_>) -> bool {
-    ["volatile", "relaxed", "acquire", "release", "mmio"].iter().any(|word| opcode.has(word))
 }
 
 /// An atomic operation by its name and type. The value in memory comes first.

@@ -7,14 +7,14 @@ mod arithmetic;
 mod asynchronous;
 mod convert;
 mod float;
-mod memory;
+pub(crate) mod memory;
 mod matrix;
 mod warp;
 
 use std::collections::HashMap;
 
 use crate::parse::{Entry, Operand, ParseError, Space, Statement, Tree};
-use crate::program::{Address, AddressSpace, Constant, Instruction, LaneMask, Logic, Op, Program, Slot, Special};
+use crate::program::{Address, AddressSpace, Constant, Instruction, LaneMask, Op, Program, Slot, Special};
 use crate::registers::{Action, Args};
 
 /// Where shared memory begins in its window. Not 0, so that an address that was never set is outside; a multiple of every
@@ -123,7 +123,7 @@ impl<'a> Decoder<'a> {
             self.symbols.insert(name, *offset);
         }
         let module_shared = self.tree.variables.iter().filter(|variable| variable.space == Space::Shared);
-        let (mut shared, mut local) = (0, 0);
+        let (mut shared, mut local) = (0u64, 0u64);
         let mut dynamic_align = 16;
         for variable in entry.variables.iter().chain(module_shared.clone()) {
             let end = match variable.space {
