@@ -12,7 +12,8 @@
 //!
 //! Left out: stochastic rounding (`.rs`), `.s2f6x2`, and the directed roundings of `.f64` arithmetic.
 //!
-//! Source: PTX ISA 9.0, sections 9.7.3 to 9.7.5 and `cvt` in 9.7.9.
+//! Source: PTX ISA 9.0, floating-point, half-precision and comparison instructions, and `cvt`; the bits of NaN from the
+//! CUDA header math_constants.h.
 #![allow(dead_code)] // The executor, which calls all of this, is built on top of it.
 
 pub(crate) mod approximate;
@@ -182,7 +183,6 @@ impl Format {
             Format::Bf16 => Layout::ieee(8, 7, 0x7fff),
             Format::Tf32 => Layout { padding_bits: 13, ..Layout::ieee(8, 10, 0x7fff_ffff) },
             Format::F32 => Layout::ieee(8, 23, 0x7fff_ffff),
-            // `CUDART_NAN` of math_constants.h.
             Format::F64 => Layout::ieee(11, 52, 0xfff8_0000_0000_0000),
             Format::E5m2 => Layout::ieee(5, 2, 0x7f),
             Format::E4m3 => Layout::finite(4, 3, 0x7e, 0x7f),
@@ -250,15 +250,12 @@ pub(crate) fn to_f64(bits: u64, format: Format) -> f64 {
         _ => {
             let layout = format.layout();
             let magnitude = (bits & (format.sign_mask() - 1)) >> layout.padding_bits;
-            let exponent = (magnitude >> layout.fraction_bits) as i32;
-            let fraction = magnitude & ((1 << layout.fraction_bits) - 1);
             let value = if magnitude > layout.max {
                 if layout.has_infinity && magnitude == layout.overflow { f64::INFINITY } else { f64::NAN }
-            } else if exponent == 0 {
-                fraction as f64 * power_of_two(layout.min_exponent() - layout.fraction_bits as i32)
             } else {
-                let exponent = (exponent - 1 + layout.min_exponent() + 1023) as u64;
-                f64::from_bits(exponent << 52 | fraction << (52 - layout.fraction_bits))
+                // Exponent and fraction where f64 has them mean the same, but for the difference of the biases;
+                // subnormal values become subnormal first, and the product is exact.
+                f64::from_bits(magnitude << (52 - layout.fraction_bits)) * power_of_two(1022 + layout.min_exponent())
             };
             if bits & format.sign_mask() == 0 { value } else { -value }
         }
@@ -309,11 +306,14 @@ fn round(negative: bool, significand: u64, exponent: i32, layout: Layout, roundi
     let (kept, up) = if last <= exponent {
         (significand << (exponent - last), false)
     } else {
-        // Beyond 65 bits the rest is just "below half, and not zero", as it is at 65.
-        let shift = (last - exponent).min(65);
-        let kept = (u128::from(significand) >> shift) as u64;
-        let rest = u128::from(significand) & ((1 << shift) - 1);
-        let half = 1 << (shift - 1);
+        // What is cut off, with the bit below the last one kept on top. Of what is further away it matters only that
+        // it is not zero.
+        let (kept, rest) = match last - exponent {
+            shift @ 1..64 => (significand >> shift, significand << (64 - shift)),
+            64 => (0, significand),
+            _ => (0, 1),
+        };
+        let half = 1 << 63;
         let up = match rounding {
             Rounding::NearestEven => rest > half || rest == half && kept & 1 == 1,
             Rounding::NearestAway => rest >= half,

@@ -289,3 +289,23 @@ fn ftz_in_conversions_touches_only_f32() {
         assert_eq!(convert(bits, from, to, true), flushed, "{bits:#x} {from:?} {to:?} ftz");
     }
 }
+
+#[test]
+fn a_significand_of_64_bits_may_lie_wholly_below_the_last_place() {
+    // The smallest e2m1 is a half: 2⁻², and a little more or less, are the middle below it and its surroundings.
+    let layout = Format::E2m1.layout();
+    for (significand, exponent, even, away, up) in [
+        (1 << 63, -65, 0, 1, 1),
+        ((1 << 63) + 1, -65, 1, 1, 1),
+        ((1 << 63) - 1, -65, 0, 0, 1),
+        (u64::MAX, -66, 0, 0, 1),
+        (u64::MAX, -65, 1, 1, 1),
+        (1, -1074, 0, 0, 1),
+    ] {
+        let round = |rounding| round(false, significand, exponent, layout, rounding);
+        assert_eq!(round(Rounding::NearestEven), even, "{significand:#x} {exponent}");
+        assert_eq!(round(Rounding::NearestAway), away, "{significand:#x} {exponent}");
+        assert_eq!(round(Rounding::Up), up, "{significand:#x} {exponent}");
+        assert_eq!(round(Rounding::Down), 0, "{significand:#x} {exponent}");
+    }
+}
