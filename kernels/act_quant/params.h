@@ -1,0 +1,26 @@
+// Parameters of act_quant. Mirrored by crates/ops/src/act_quant/cuda.rs.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct ActQuantParams {
+    const uint16_t* x;        // [num_tokens, k] bf16
+    uint8_t* out;             // [num_tokens, k] e4m3
+    float* scales;            // [k / 128, scale_stride] f32, one column per token
+    int64_t x_stride;         // elements from row to row, a multiple of 8
+    uint32_t out_stride;      // the same of out
+    uint32_t k;               // a multiple of 128
+    uint32_t scale_stride;    // columns, at least num_tokens
+    uint32_t scale_format;    // of fp8.cuh: 0 amax / 448, 1 UE8M0
+};
+
+static_assert(sizeof(ActQuantParams) == 48);
+static_assert(offsetof(ActQuantParams, x) == 0);
+static_assert(offsetof(ActQuantParams, out) == 8);
+static_assert(offsetof(ActQuantParams, scales) == 16);
+static_assert(offsetof(ActQuantParams, x_stride) == 24);
+static_assert(offsetof(ActQuantParams, out_stride) == 32);
+static_assert(offsetof(ActQuantParams, k) == 36);
+static_assert(offsetof(ActQuantParams, scale_stride) == 40);
+static_assert(offsetof(ActQuantParams, scale_format) == 44);
