@@ -13,7 +13,11 @@
 #include "../common/fp8.cuh"
 #include "params.h"
 
+namespace {
+
 constexpr uint32_t kThreads = 256;
+
+}  // namespace
 
 extern "C" __global__ void __launch_bounds__(kThreads) act_quant(const __grid_constant__ ActQuantParams p) {
     const int64_t token = blockIdx.x;

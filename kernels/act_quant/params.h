@@ -1,8 +1,9 @@
 // Parameters of act_quant. Mirrored by crates/ops/src/act_quant/cuda.rs.
 #pragma once
 
-#include <stddef.h>
 #include <stdint.h>
+
+#include "../common/params.h"
 
 struct ActQuantParams {
     const uint16_t* x;        // [num_tokens, k] bf16
@@ -15,12 +16,12 @@ struct ActQuantParams {
     uint32_t scale_format;    // of fp8.cuh: 0 amax / 448, 1 UE8M0
 };
 
-static_assert(sizeof(ActQuantParams) == 48);
-static_assert(offsetof(ActQuantParams, x) == 0);
-static_assert(offsetof(ActQuantParams, out) == 8);
-static_assert(offsetof(ActQuantParams, scales) == 16);
-static_assert(offsetof(ActQuantParams, x_stride) == 24);
-static_assert(offsetof(ActQuantParams, out_stride) == 32);
-static_assert(offsetof(ActQuantParams, k) == 36);
-static_assert(offsetof(ActQuantParams, scale_stride) == 40);
-static_assert(offsetof(ActQuantParams, scale_format) == 44);
+PARAMS_SIZE(ActQuantParams, 48);
+PARAMS_FIELD(ActQuantParams, x, 0);
+PARAMS_FIELD(ActQuantParams, out, 8);
+PARAMS_FIELD(ActQuantParams, scales, 16);
+PARAMS_FIELD(ActQuantParams, x_stride, 24);
+PARAMS_FIELD(ActQuantParams, out_stride, 32);
+PARAMS_FIELD(ActQuantParams, k, 36);
+PARAMS_FIELD(ActQuantParams, scale_stride, 40);
+PARAMS_FIELD(ActQuantParams, scale_format, 44);

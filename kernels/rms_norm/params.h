@@ -1,8 +1,9 @@
 // Parameters of rms_norm. Mirrored by crates/ops/src/rms_norm/cuda.rs.
 #pragma once
 
-#include <stddef.h>
 #include <stdint.h>
+
+#include "../common/params.h"
 
 struct RmsNormParams {
     const uint16_t* x;         // [num_tokens, dim] bf16
@@ -21,18 +22,18 @@ struct RmsNormParams {
     uint32_t scale_format;     // of fp8.cuh: 0 amax / 448, 1 UE8M0
 };
 
-static_assert(sizeof(RmsNormParams) == 96);
-static_assert(offsetof(RmsNormParams, x) == 0);
-static_assert(offsetof(RmsNormParams, weight) == 8);
-static_assert(offsetof(RmsNormParams, residual) == 16);
-static_assert(offsetof(RmsNormParams, out) == 24);
-static_assert(offsetof(RmsNormParams, out_fp8) == 32);
-static_assert(offsetof(RmsNormParams, out_scales) == 40);
-static_assert(offsetof(RmsNormParams, x_stride) == 48);
-static_assert(offsetof(RmsNormParams, residual_stride) == 56);
-static_assert(offsetof(RmsNormParams, out_stride) == 64);
-static_assert(offsetof(RmsNormParams, out_fp8_stride) == 72);
-static_assert(offsetof(RmsNormParams, dim) == 80);
-static_assert(offsetof(RmsNormParams, scale_stride) == 84);
-static_assert(offsetof(RmsNormParams, eps) == 88);
-static_assert(offsetof(RmsNormParams, scale_format) == 92);
+PARAMS_SIZE(RmsNormParams, 96);
+PARAMS_FIELD(RmsNormParams, x, 0);
+PARAMS_FIELD(RmsNormParams, weight, 8);
+PARAMS_FIELD(RmsNormParams, residual, 16);
+PARAMS_FIELD(RmsNormParams, out, 24);
+PARAMS_FIELD(RmsNormParams, out_fp8, 32);
+PARAMS_FIELD(RmsNormParams, out_scales, 40);
+PARAMS_FIELD(RmsNormParams, x_stride, 48);
+PARAMS_FIELD(RmsNormParams, residual_stride, 56);
+PARAMS_FIELD(RmsNormParams, out_stride, 64);
+PARAMS_FIELD(RmsNormParams, out_fp8_stride, 72);
+PARAMS_FIELD(RmsNormParams, dim, 80);
+PARAMS_FIELD(RmsNormParams, scale_stride, 84);
+PARAMS_FIELD(RmsNormParams, eps, 88);
+PARAMS_FIELD(RmsNormParams, scale_format, 92);

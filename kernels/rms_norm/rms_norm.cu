@@ -28,8 +28,14 @@ __device__ void load_weight(const uint16_t* weight, float (&values)[kVector]) {
 __device__ void load_weight(const float* weight, float (&values)[kVector]) {
     const float4 low = reinterpret_cast<const float4*>(weight)[0];
     const float4 high = reinterpret_cast<const float4*>(weight)[1];
-    values[0] = low.x, values[1] = low.y, values[2] = low.z, values[3] = low.w;
-    values[4] = high.x, values[5] = high.y, values[6] = high.z, values[7] = high.w;
+    values[0] = low.x;
+    values[1] = low.y;
+    values[2] = low.z;
+    values[3] = low.w;
+    values[4] = high.x;
+    values[5] = high.y;
+    values[6] = high.z;
+    values[7] = high.w;
 }
 
 // bf16(x + residual), which is stored and is what the norm sees.

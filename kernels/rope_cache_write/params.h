@@ -1,8 +1,9 @@
 // Parameters of rope_cache_write. Mirrored by crates/ops/src/rope_cache_write/cuda.rs.
 #pragma once
 
-#include <stddef.h>
 #include <stdint.h>
+
+#include "../common/params.h"
 
 struct RopeCacheWriteParams {
     uint16_t* q;                    // [num_tokens, num_heads, rotary_dim] bf16: the elements to rotate, in place
@@ -25,22 +26,22 @@ struct RopeCacheWriteParams {
     uint32_t scale_format;          // of fp8.cuh: 0 amax / 448, 1 UE8M0; for FP8 records
 };
 
-static_assert(sizeof(RopeCacheWriteParams) == 112);
-static_assert(offsetof(RopeCacheWriteParams, q) == 0);
-static_assert(offsetof(RopeCacheWriteParams, latent) == 8);
-static_assert(offsetof(RopeCacheWriteParams, key) == 16);
-static_assert(offsetof(RopeCacheWriteParams, cache) == 24);
-static_assert(offsetof(RopeCacheWriteParams, positions) == 32);
-static_assert(offsetof(RopeCacheWriteParams, slot_mapping) == 40);
-static_assert(offsetof(RopeCacheWriteParams, inv_freq) == 48);
-static_assert(offsetof(RopeCacheWriteParams, q_stride) == 56);
-static_assert(offsetof(RopeCacheWriteParams, latent_stride) == 64);
-static_assert(offsetof(RopeCacheWriteParams, key_stride) == 72);
-static_assert(offsetof(RopeCacheWriteParams, num_heads) == 80);
-static_assert(offsetof(RopeCacheWriteParams, q_head_stride) == 84);
-static_assert(offsetof(RopeCacheWriteParams, num_pairs) == 88);
-static_assert(offsetof(RopeCacheWriteParams, latent_dim) == 92);
-static_assert(offsetof(RopeCacheWriteParams, latent_column) == 96);
-static_assert(offsetof(RopeCacheWriteParams, key_column) == 100);
-static_assert(offsetof(RopeCacheWriteParams, attention_factor) == 104);
-static_assert(offsetof(RopeCacheWriteParams, scale_format) == 108);
+PARAMS_SIZE(RopeCacheWriteParams, 112);
+PARAMS_FIELD(RopeCacheWriteParams, q, 0);
+PARAMS_FIELD(RopeCacheWriteParams, latent, 8);
+PARAMS_FIELD(RopeCacheWriteParams, key, 16);
+PARAMS_FIELD(RopeCacheWriteParams, cache, 24);
+PARAMS_FIELD(RopeCacheWriteParams, positions, 32);
+PARAMS_FIELD(RopeCacheWriteParams, slot_mapping, 40);
+PARAMS_FIELD(RopeCacheWriteParams, inv_freq, 48);
+PARAMS_FIELD(RopeCacheWriteParams, q_stride, 56);
+PARAMS_FIELD(RopeCacheWriteParams, latent_stride, 64);
+PARAMS_FIELD(RopeCacheWriteParams, key_stride, 72);
+PARAMS_FIELD(RopeCacheWriteParams, num_heads, 80);
+PARAMS_FIELD(RopeCacheWriteParams, q_head_stride, 84);
+PARAMS_FIELD(RopeCacheWriteParams, num_pairs, 88);
+PARAMS_FIELD(RopeCacheWriteParams, latent_dim, 92);
+PARAMS_FIELD(RopeCacheWriteParams, latent_column, 96);
+PARAMS_FIELD(RopeCacheWriteParams, key_column, 100);
+PARAMS_FIELD(RopeCacheWriteParams, attention_factor, 104);
+PARAMS_FIELD(RopeCacheWriteParams, scale_format, 108);

@@ -10,7 +10,7 @@
 // 64 bf16 of the key. A slot must not be named twice in one launch: which token stays is not defined.
 //
 // Bound: memory. Per token 2 * 2 * num_heads * rotary_dim bytes for the queries (32 KiB at 128 heads of 64) and 1152 bytes
-// read plus a row written for the key: about 35 KB, 10.4 ns at 3.35 TB/s.
+// read plus a row written for the key: about 35 KB, 10.5 ns at 3.35 TB/s.
 //
 // Grid: x is the token; block 0 of y writes the key, the others rotate queries, one piece of 8 pairs per thread.
 //

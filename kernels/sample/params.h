@@ -1,8 +1,9 @@
 // Parameters of sample. Mirrored by crates/ops/src/sample/cuda.rs.
 #pragma once
 
-#include <stddef.h>
 #include <stdint.h>
+
+#include "../common/params.h"
 
 struct SampleParams {
     const float* logits;           // [num_seqs, row_stride] f32, 16-byte aligned
@@ -15,12 +16,12 @@ struct SampleParams {
     uint32_t vocab_size;           // at least 1, at most 2^19
 };
 
-static_assert(sizeof(SampleParams) == 56);
-static_assert(offsetof(SampleParams, logits) == 0);
-static_assert(offsetof(SampleParams, temperatures) == 8);
-static_assert(offsetof(SampleParams, uniforms) == 16);
-static_assert(offsetof(SampleParams, tokens) == 24);
-static_assert(offsetof(SampleParams, logprobs) == 32);
-static_assert(offsetof(SampleParams, maxima) == 40);
-static_assert(offsetof(SampleParams, row_stride) == 48);
-static_assert(offsetof(SampleParams, vocab_size) == 52);
+PARAMS_SIZE(SampleParams, 56);
+PARAMS_FIELD(SampleParams, logits, 0);
+PARAMS_FIELD(SampleParams, temperatures, 8);
+PARAMS_FIELD(SampleParams, uniforms, 16);
+PARAMS_FIELD(SampleParams, tokens, 24);
+PARAMS_FIELD(SampleParams, logprobs, 32);
+PARAMS_FIELD(SampleParams, maxima, 40);
+PARAMS_FIELD(SampleParams, row_stride, 48);
+PARAMS_FIELD(SampleParams, vocab_size, 52);

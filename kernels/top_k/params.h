@@ -1,8 +1,9 @@
 // Parameters of top_k. Mirrored by crates/ops/src/top_k/cuda.rs.
 #pragma once
 
-#include <stddef.h>
 #include <stdint.h>
+
+#include "../common/params.h"
 
 struct TopKParams {
     const float* scores;        // [num_rows, row_stride] f32, 16-byte aligned
@@ -12,9 +13,9 @@ struct TopKParams {
     uint32_t k;
 };
 
-static_assert(sizeof(TopKParams) == 32);
-static_assert(offsetof(TopKParams, scores) == 0);
-static_assert(offsetof(TopKParams, lengths) == 8);
-static_assert(offsetof(TopKParams, out) == 16);
-static_assert(offsetof(TopKParams, row_stride) == 24);
-static_assert(offsetof(TopKParams, k) == 28);
+PARAMS_SIZE(TopKParams, 32);
+PARAMS_FIELD(TopKParams, scores, 0);
+PARAMS_FIELD(TopKParams, lengths, 8);
+PARAMS_FIELD(TopKParams, out, 16);
+PARAMS_FIELD(TopKParams, row_stride, 24);
+PARAMS_FIELD(TopKParams, k, 28);
