@@ -157,7 +157,9 @@ extern "C" __global__ void __launch_bounds__(kThreads) sample(const __grid_const
     // The reciprocal of the smallest temperatures is infinite, and would turn the maximum's 0 into NaN.
     const float scale = fminf(1.0f / temperature, 0x1.fffffep127f);
     const Weight own_raw_sum = sum_weights(part, max, 1.0f);
-    const Weight own_sum = temperature == 0.0f ? 0 : sum_weights(part, max, scale);
+    // The greedy choice has no use for it.
+    const bool needs_sum = temperature != 0.0f && scale != 1.0f;
+    const Weight own_sum = needs_sum ? sum_weights(part, max, scale) : own_raw_sum;
     if (lane == 0) {
         shared.raw_sums[warp] = own_raw_sum;
         shared.sums[warp] = own_sum;
