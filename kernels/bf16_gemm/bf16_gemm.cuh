@@ -1,8 +1,8 @@
 // bf16 GEMM on the warp-wide tensor core instructions of sm_80 and later.
 //
-// Bound: 2 * m * n * k operations at the bf16 rate of the tensor cores for many rows, 2 * n * k bytes of weights for few.
-// A block computes 128 x 128 of out in steps of 64 along k, with three stages of 32 KiB. It is plain on purpose: the engine's large
-// weights are FP8, and the emulator's speed is measured with this kernel.
+// Bound: 2 * m * n * k operations at the bf16 rate of the tensor cores for many rows, 2 * n * k bytes of weights for
+// few. A block computes 128 x 128 of out in steps of 64 along k, with three stages of 32 KiB. It is plain on purpose:
+// the engine's large weights are FP8, and the emulator's speed is measured with this kernel.
 #pragma once
 #include "../common/cp_async.cuh"
 #include "../common/mma.cuh"
@@ -20,15 +20,21 @@ struct alignas(1024) Bf16Stage {
   __nv_bfloat16 w[BF16_BLOCK][BF16_BLOCK_K];
 };
 
+static_assert(BF16_STAGES * sizeof(Bf16Stage) == 98304, "the launcher has this number");
+
 /// Starts the copies of one stage, and closes their group.
-__device__ __forceinline__ void bf16_load(Bf16Stage& stage, const Bf16GemmParams& p, uint32_t first_m, uint32_t first_n, uint32_t block_k) {
-  tile_load<BF16_BLOCK, BF16_THREADS>(shared_address(stage.x), p.x, int64_t(p.x_stride) * 2, p.m, p.k * 2, first_m, block_k * TILE_ROW_BYTES);
-  tile_load<BF16_BLOCK, BF16_THREADS>(shared_address(stage.w), p.w, int64_t(p.w_stride) * 2, p.n, p.k * 2, first_n, block_k * TILE_ROW_BYTES);
+__device__ __forceinline__ void bf16_load(Bf16Stage& stage, const Bf16GemmParams& p, uint32_t first_m, uint32_t first_n,
+                                          uint32_t block_k) {
+  tile_load<BF16_BLOCK, BF16_THREADS>(shared_address(stage.x), p.x, int64_t(p.x_stride) * 2, p.m, p.k * 2, first_m,
+                                      block_k * TILE_ROW_BYTES);
+  tile_load<BF16_BLOCK, BF16_THREADS>(shared_address(stage.w), p.w, int64_t(p.w_stride) * 2, p.n, p.k * 2, first_n,
+                                      block_k * TILE_ROW_BYTES);
   cp_async_commit();
 }
 
 /// Adds the product of one stage to the warp's 64 x 32 sums.
-__device__ __forceinline__ void bf16_multiply(float (&sums)[4][4][4], const Bf16Stage& stage, uint32_t warp_m, uint32_t warp_n) {
+__device__ __forceinline__ void bf16_multiply(float (&sums)[4][4][4], const Bf16Stage& stage, uint32_t warp_m,
+                                              uint32_t warp_n) {
   const uint32_t x_tile = shared_address(stage.x), w_tile = shared_address(stage.w);
 #pragma unroll
   for (int step = 0; step < BF16_BLOCK_K / 16; step++) {
@@ -79,7 +85,8 @@ __device__ __forceinline__ void bf16_gemm(const Bf16GemmParams& p) {
   float sums[4][4][4] = {};
   for (uint32_t block_k = 0; block_k < num_blocks_k; block_k++) {
     cp_async_wait<BF16_STAGES - 2>();
-    __syncthreads();  // The copies of all threads have arrived, and all warps have finished with the stage that is filled next.
+    __syncthreads();  // The copies of all threads have arrived, and all warps have finished with the stage that is
+                      // filled next.
     const uint32_t next = block_k + BF16_STAGES - 1;
     if (next < num_blocks_k) {
       bf16_load(stages[next % BF16_STAGES], p, first_m, first_n, next);

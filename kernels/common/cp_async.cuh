@@ -9,14 +9,16 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
 
 /// Copies 16 bytes past L1, or writes 16 zeros and reads nothing if `valid` is false.
 __device__ __forceinline__ void cp_async_16(uint32_t destination, const void* source, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
-               ::"r"(destination), "l"(__cvta_generic_to_global(source)), "r"(valid ? 16 : 0) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(destination),
+               "l"(__cvta_generic_to_global(source)), "r"(valid ? 16 : 0)
+               : "memory");
 }
 
 /// Copies 4 bytes, or writes 4 zeros and reads nothing if `valid` is false.
 __device__ __forceinline__ void cp_async_4(uint32_t destination, const void* source, bool valid) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;"
-               ::"r"(destination), "l"(__cvta_generic_to_global(source)), "r"(valid ? 4 : 0) : "memory");
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(destination), "l"(__cvta_generic_to_global(source)),
+               "r"(valid ? 4 : 0)
+               : "memory");
 }
 
 /// Closes this thread's group of copies. A group may be empty.

@@ -1,4 +1,4 @@
-// Barriers in shared memory that count arrivals of threads and bytes of asynchronous copies (PTX ISA, "mbarrier"); sm_90.
+// Barriers in shared memory that count threads and the bytes of asynchronous copies (PTX ISA, "mbarrier"); sm_90.
 //
 // A barrier starts in phase 0. `mbarrier_wait(barrier, parity)` returns once the phase of that parity is complete, so a
 // wait for parity 1 on a new barrier returns at once.
@@ -30,11 +30,14 @@ __device__ __forceinline__ void mbarrier_arrive_expect(uint32_t barrier, uint32_
 __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity) {
   uint32_t complete;
   do {
-    asm volatile("{\n\t"
-                 ".reg .pred complete;\n\t"
-                 "mbarrier.try_wait.parity.shared::cta.b64 complete, [%1], %2;\n\t"
-                 "selp.u32 %0, 1, 0, complete;\n\t"
-                 "}"
-                 : "=r"(complete) : "r"(barrier), "r"(parity) : "memory");
+    asm volatile(
+        "{\n\t"
+        ".reg .pred complete;\n\t"
+        "mbarrier.try_wait.parity.shared::cta.b64 complete, [%1], %2;\n\t"
+        "selp.u32 %0, 1, 0, complete;\n\t"
+        "}"
+        : "=r"(complete)
+        : "r"(barrier), "r"(parity)
+        : "memory");
   } while (complete == 0);
 }

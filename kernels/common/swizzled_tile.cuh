@@ -1,7 +1,8 @@
 // A tile of shared memory with 128-byte rows, filled by cp.async and read by ldmatrix without bank conflicts.
 //
-// Chunk c (16 bytes) of row r lies at chunk c ^ (r & 7) of that row: the eight rows that ldmatrix reads together then lie in
-// eight different groups of four banks. It is the 128-byte swizzle of tensor maps, for a tile at a multiple of 1024 bytes.
+// Chunk c (16 bytes) of row r lies at chunk c ^ (r & 7) of that row: the eight rows that ldmatrix reads together then
+// lie in eight different groups of four banks. It is the 128-byte swizzle of tensor maps, for a tile at a multiple of
+// 1024 bytes.
 #pragma once
 #include <cstdint>
 
@@ -15,11 +16,12 @@ __device__ __forceinline__ uint32_t tile_chunk(uint32_t tile, uint32_t row, uint
   return tile + row * TILE_ROW_BYTES + ((chunk ^ (row & 7)) << 4);
 }
 
-/// Starts the copy of rows `first_row .. first_row + ROWS` and bytes `first_byte .. first_byte + 128` of a row-major matrix with
-/// `num_rows` rows of `row_bytes` bytes (a multiple of 16) that start every `stride_bytes`. What lies outside becomes zero.
+/// Starts the copy of rows `first_row .. first_row + ROWS` and bytes `first_byte .. first_byte + 128` of a row-major
+/// matrix with `num_rows` rows of `row_bytes` bytes (a multiple of 16) that start every `stride_bytes`. What lies
+/// outside becomes zero.
 template <int ROWS, int THREADS>
-__device__ __forceinline__ void tile_load(uint32_t tile, const void* matrix, int64_t stride_bytes, uint32_t num_rows, uint32_t row_bytes,
-                                          uint32_t first_row, uint32_t first_byte) {
+__device__ __forceinline__ void tile_load(uint32_t tile, const void* matrix, int64_t stride_bytes, uint32_t num_rows,
+                                          uint32_t row_bytes, uint32_t first_row, uint32_t first_byte) {
   static_assert(ROWS * 8 % THREADS == 0, "every thread copies the same number of chunks");
 #pragma unroll
   for (int i = 0; i < ROWS * 8 / THREADS; i++) {

@@ -1,7 +1,7 @@
 // FP8 block GEMM for many tokens on the warp-wide tensor core instructions of sm_89 and later.
 //
-// Bound: 2 * m * n * k operations at the FP8 rate of the tensor cores. A block computes 128 x 128 of out in steps of 128 along k,
-// reading 2 * 128 * 128 bytes for 2 * 128^3 operations; its three stages fit the 99 KiB that sm_89 allows.
+// Bound: 2 * m * n * k operations at the FP8 rate of the tensor cores. A block computes 128 x 128 of out in steps of
+// 128 along k, reading 2 * 128 * 128 bytes for 2 * 128^3 operations; its three stages fit the 99 KiB that sm_89 allows.
 // On sm_90 `fp8_gemm_sm90_*` are faster, and this one is the second opinion.
 #pragma once
 #include "../common/cp_async.cuh"
@@ -21,13 +21,15 @@ struct LargeShared {
   float x_scale[LARGE_STAGES][LARGE_BLOCK];
   float w_scale[LARGE_STAGES];
 };
-static_assert(sizeof(LargeShared) <= 99 * 1024, "more shared memory than a block of sm_89 can have");
+static_assert(sizeof(LargeShared) == 99852, "the launcher has this number; a block of sm_89 can have 101376 bytes");
 
 /// Starts the copies of one stage, and closes their group.
-__device__ __forceinline__ void large_load(LargeShared& shared, uint32_t stage, const Fp8GemmParams& p, uint32_t first_m, uint32_t first_n,
-                                           uint32_t block_k) {
-  tile_load<LARGE_BLOCK, LARGE_THREADS>(shared_address(shared.x[stage]), p.x, p.k, p.m, p.k, first_m, block_k * SCALE_BLOCK);
-  tile_load<LARGE_BLOCK, LARGE_THREADS>(shared_address(shared.w[stage]), p.w, p.k, p.n, p.k, first_n, block_k * SCALE_BLOCK);
+__device__ __forceinline__ void large_load(LargeShared& shared, uint32_t stage, const Fp8GemmParams& p,
+                                           uint32_t first_m, uint32_t first_n, uint32_t block_k) {
+  tile_load<LARGE_BLOCK, LARGE_THREADS>(shared_address(shared.x[stage]), p.x, p.k, p.m, p.k, first_m,
+                                        block_k * SCALE_BLOCK);
+  tile_load<LARGE_BLOCK, LARGE_THREADS>(shared_address(shared.w[stage]), p.w, p.k, p.n, p.k, first_n,
+                                        block_k * SCALE_BLOCK);
   const uint32_t row = threadIdx.x;
   if (row < LARGE_BLOCK) {
     const bool valid = first_m + row < p.m;
@@ -41,8 +43,8 @@ __device__ __forceinline__ void large_load(LargeShared& shared, uint32_t stage, 
 }
 
 /// Adds the product of one stage to the warp's 64 x 32 sums.
-__device__ __forceinline__ void large_multiply(float (&sums)[4][4][4], const LargeShared& shared, uint32_t stage, uint32_t warp_m,
-                                               uint32_t warp_n) {
+__device__ __forceinline__ void large_multiply(float (&sums)[4][4][4], const LargeShared& shared, uint32_t stage,
+                                               uint32_t warp_m, uint32_t warp_n) {
   const uint32_t x_tile = shared_address(shared.x[stage]), w_tile = shared_address(shared.w[stage]);
   float products[4][4][4] = {};
 #pragma unroll
@@ -97,7 +99,8 @@ __device__ __forceinline__ void fp8_gemm_large_block(const Fp8GemmParams& p) {
   float sums[4][4][4] = {};
   for (uint32_t block_k = 0; block_k < num_blocks_k; block_k++) {
     cp_async_wait<LARGE_STAGES - 2>();
-    __syncthreads();  // The copies of all threads have arrived, and all warps have finished with the stage that is filled next.
+    __syncthreads();  // The copies of all threads have arrived, and all warps have finished with the stage that is
+                      // filled next.
     const uint32_t next = block_k + LARGE_STAGES - 1;
     if (next < num_blocks_k) {
       large_load(shared, next % LARGE_STAGES, p, first_m, first_n, next);

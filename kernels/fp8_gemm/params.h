@@ -2,8 +2,8 @@
 //
 // out[m, n] = sum over k of x[m, k] * x_scale[k / 128, m] * w[n, k] * w_scale[n / 128, k / 128]
 //
-// k is a multiple of 128, n a multiple of 8; the last block of 128 rows of w may be partial. Products are summed in f32 within a
-// block of 128 along k, from zero; each such sum is scaled and added to the f32 result, in the order of k.
+// k is a multiple of 128, n a multiple of 8; the last block of 128 rows of w may be partial. Products are summed in f32
+// within a block of 128 along k, from zero; each such sum is scaled and added to the f32 result, in the order of k.
 #pragma once
 #include <cuda_bf16.h>
 
@@ -32,7 +32,8 @@ struct Fp8GemmParams {
   uint32_t num_splits;      // of k, the grid's y dimension; `fp8_gemm_large` does not split
 };
 
-/// Parameters of `fp8_gemm_sm90_128` and `_256`, whose tiles are `block_m` = 128 or 256 by 128 and pass through tensor maps.
+/// Parameters of `fp8_gemm_sm90_128` and `_256`, whose tiles are `block_m` = 128 or 256 by 128 and pass through tensor
+/// maps.
 struct Fp8GemmSm90Params {
   TensorMap x;            // [m, k], 1 byte, box block_m x 128, 128-byte swizzle
   TensorMap w;            // [n, k], 1 byte, box 128 x 128, 128-byte swizzle

@@ -1,13 +1,15 @@
 // FP8 block GEMM for many tokens on Hopper: tensor-map copies feed the tensor cores of whole warpgroups.
 //
-// Bound: 2 * m * n * k operations at the FP8 rate (1979 TFLOPS on an H100 SXM, 15 per multiprocessor). A tile of 256 x 128 takes
-// 48 KiB per 8.4 MFLOP, so 88 GB/s per multiprocessor at that rate; one of 128 x 128 takes 117, more than the 64 bytes per clock that
-// L2 delivers. So PARTS = 2 is for large shapes, PARTS = 1 for those that would not fill the GPU otherwise.
+// Bound: 2 * m * n * k operations at the FP8 rate (1979 TFLOPS on an H100 SXM, 15 per multiprocessor). A tile of 256 x
+// 128 takes 48 KiB per 8.4 MFLOP, so 88 GB/s per multiprocessor at that rate; one of 128 x 128 takes 117, more than the
+// 64 bytes per clock that L2 delivers. So PARTS = 2 is for large shapes, PARTS = 1 for those that would not fill the
+// GPU otherwise.
 //
-// - One warpgroup copies, two multiply, PARTS times 64 x 128 of out each. The copying one gives its registers to the others.
+// - One warpgroup copies and gives its registers to the two that multiply, PARTS times 64 x 128 of out each.
 // - A `full` barrier per stage of 128 along k counts its bytes, an `empty` one the warps that have finished with it.
 // - The tensor cores sum FP8 products with fewer bits than f32 has, so no sum runs longer than one block of 128: its
-//   scaled value is added to f32 sums outside of the tensor core. While one warpgroup does that, the other one multiplies.
+//   scaled value is added to f32 sums outside of the tensor core. While one warpgroup does that, the other one
+//   multiplies.
 // - A block of the grid walks over several tiles; the stages of the next tile are copied while the last one is stored.
 // - Not done: clusters whose blocks share a tile by multicast.
 #pragma once
@@ -29,7 +31,8 @@ constexpr int SM90_PANEL_M = 1536;    // Rows of a panel of tiles.
 /// Registers per thread: (2 * 232 + 40) * 128 are within the 65536 of a multiprocessor.
 constexpr int SM90_PRODUCER_REGISTERS = 40, SM90_CONSUMER_REGISTERS = 232;
 
-/// A tile is BLOCK_M x 128. Everything that a tensor map or `wgmma` touches starts at a multiple of 1024 bytes, the swizzle's period.
+/// A tile of out is BLOCK_M x 128. Everything that a tensor map or `wgmma` touches starts at a multiple of 1024 bytes,
+/// the swizzle's period.
 template <int PARTS>
 struct Sm90Shared {
   static constexpr int STAGES = PARTS == 1 ? 5 : 3;
@@ -43,7 +46,8 @@ struct Sm90Shared {
   uint64_t full[STAGES];
   uint64_t empty[STAGES];
 };
-static_assert(sizeof(Sm90Shared<1>) <= 227 * 1024 && sizeof(Sm90Shared<2>) <= 227 * 1024, "more than a block of sm_90 can have");
+// The launcher has these numbers; a block of sm_90 can have 232448 bytes.
+static_assert(sizeof(Sm90Shared<1>) == 199248 && sizeof(Sm90Shared<2>) == 216112, "Sm90Shared");
 
 /// The stage that a pipeline's end is at, and the parity of its round through the stages.
 template <int STAGES>
@@ -60,8 +64,8 @@ struct Sm90Position {
   }
 };
 
-/// The tile of a number: panels of up to 1536 rows, in each panel along m first, so that the tiles that run at the same time
-/// (132 on an H100) cover about as many rows of x as of w and share what they read in L2.
+/// The tile of a number: panels of up to 1536 rows, in each panel along m first, so that the tiles that run at the same
+/// time (132 on an H100) cover about as many rows of x as of w and share what they read in L2.
 template <int BLOCK_M>
 struct Sm90Tile {
   uint32_t m;
@@ -100,17 +104,19 @@ __device__ __forceinline__ void sm90_group_barrier(uint32_t group) {
   asm volatile("barrier.sync.aligned %0, 128;" ::"r"(group + 1) : "memory");
 }
 
-/// Rounds the warp's rows of a 64 x 128 part and writes them to shared memory in the layout that the tensor map of out reads.
+/// Rounds the warp's rows of a 64 x 128 part and writes them to shared memory in the layout that the tensor map of out
+/// reads.
 __device__ __forceinline__ void sm90_round(__nv_bfloat16 (&out)[2][64][SM90_OUT_COLUMNS], const float (&sums)[16][4]) {
   const uint32_t warp = threadIdx.x % 128 / 32, lane = threadIdx.x % 32;
-  // 16 x 16 sums are four matrices: left upper, left lower, right upper, right lower. Lane l addresses row l % 16 of half l / 16.
+  // 16 x 16 sums are four matrices: left upper, left lower, right upper, right lower. Lane l addresses row l % 16 of
+  // half l / 16.
   const uint32_t row = warp * 16 + lane % 16;
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     uint32_t fragment[4];
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      const float(&from)[4] = sums[2 * i + j / 2];
+      const float (&from)[4] = sums[2 * i + j / 2];
       const __nv_bfloat162 pair = __floats2bfloat162_rn(from[j % 2 * 2], from[j % 2 * 2 + 1]);
       fragment[j] = *reinterpret_cast<const uint32_t*>(&pair);
     }
@@ -163,7 +169,8 @@ __device__ __forceinline__ void sm90_consume(Sm90Shared<PARTS>& shared, const Fp
       at.advance();
     }
 
-    // One thread stores for all: it waits until its last stores have read `out`, then everyone writes, then it stores again.
+    // One thread stores for all: it waits until its last stores have read `out`, then everyone writes, then it stores
+    // again.
     const bool stores = threadIdx.x % 128 == 0;
     if (stores) {
       tma_store_wait_read();
@@ -181,7 +188,8 @@ __device__ __forceinline__ void sm90_consume(Sm90Shared<PARTS>& shared, const Fp
         const uint32_t first_m = tile.m * Shared::BLOCK_M + (group * PARTS + part) * 64;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-          tma_store_2d(p.out, shared_address(shared.out[group][part][half]), tile.n * SM90_BLOCK_N + half * SM90_OUT_COLUMNS, first_m);
+          tma_store_2d(p.out, shared_address(shared.out[group][part][half]),
+                       tile.n * SM90_BLOCK_N + half * SM90_OUT_COLUMNS, first_m);
         }
       }
       tma_store_commit();
@@ -207,7 +215,8 @@ __device__ __forceinline__ void fp8_gemm_sm90(const Fp8GemmSm90Params& p) {
   }
   __syncthreads();
 
-  const uint32_t group = __shfl_sync(~0u, threadIdx.x / 128, 0);  // The compiler sees that it is the same in the whole warp.
+  const uint32_t group =
+      __shfl_sync(~0u, threadIdx.x / 128, 0);  // The compiler sees that it is the same in the whole warp.
   if (group == SM90_CONSUMERS) {
     registers_shrink_to<SM90_PRODUCER_REGISTERS>();
     if (threadIdx.x == SM90_CONSUMERS * 128) {

@@ -1,13 +1,14 @@
 // FP8 block GEMM for up to 64 tokens: the weights stream past once.
 //
-// Bound: n * k bytes of weights at the speed of device memory; x, its scales and out are small beside them, and the partial sums
-// cost 8 * num_splits * m * n bytes, most of which stay in L2. On an H100 (3.35 TB/s) n = 7168, k = 16384 takes at least 35 µs.
+// Bound: n * k bytes of weights at the speed of device memory; x, its scales and out are small beside them, and the
+// partial sums cost 8 * num_splits * m * n bytes, most of which stay in L2. On an H100 (3.35 TB/s) n = 7168, k = 16384
+// takes at least 35 µs.
 //
-// - The weights are the 16-row operand of `mma`, the tokens its 8 columns: no part of the tensor core's work is padding to 16 tokens.
-// - A block owns 64 rows of w and a range of k; the grid's second dimension splits k, so that few rows still fill the GPU.
+// - The weights are the 16-row operand of `mma`, the tokens its 8 columns: eight tokens fill it, not sixteen.
+// - A block owns 64 rows of w and a range of k. The grid's second dimension splits k: few rows fill the GPU, too.
 // - Four stages of cp.async keep up to 24 KiB of weights per block under way.
-// - The last block of a row range to finish adds the partial sums in the order of the splits: the result does not depend on which
-//   block that is. Neither does a token's result depend on m: the order of every sum is given by n and k alone.
+// - The last block to finish a row range adds the partial sums in the order of the splits, so it does not matter which
+//   one that is. Nor does a token's result depend on m: n and k alone decide the order of every sum.
 #pragma once
 #include "../common/cp_async.cuh"
 #include "../common/mma.cuh"
@@ -32,10 +33,14 @@ struct SmallShared {
   SmallStage<TOKENS> stages[SMALL_STAGES];
   bool is_last;
 };
+// The launcher has these numbers.
+static_assert(sizeof(SmallShared<8>) == 41984 && sizeof(SmallShared<16>) == 46080, "SmallShared");
+static_assert(sizeof(SmallShared<32>) == 54272 && sizeof(SmallShared<64>) == 70656, "SmallShared");
 
 /// Starts the copies of one stage, and closes their group.
 template <int TOKENS>
-__device__ __forceinline__ void small_load(SmallStage<TOKENS>& stage, const Fp8GemmParams& p, uint32_t first_n, uint32_t block_k) {
+__device__ __forceinline__ void small_load(SmallStage<TOKENS>& stage, const Fp8GemmParams& p, uint32_t first_n,
+                                           uint32_t block_k) {
   tile_load<SMALL_BLOCK_N, SMALL_THREADS>(shared_address(stage.w), p.w, p.k, p.n, p.k, first_n, block_k * SCALE_BLOCK);
   if constexpr (TOKENS * 8 >= SMALL_THREADS) {
     tile_load<TOKENS, SMALL_THREADS>(shared_address(stage.x), p.x, p.k, p.m, p.k, 0, block_k * SCALE_BLOCK);
@@ -45,16 +50,19 @@ __device__ __forceinline__ void small_load(SmallStage<TOKENS>& stage, const Fp8G
   const uint32_t token = threadIdx.x;
   if (token < TOKENS) {
     const bool valid = token < p.m;
-    cp_async_4(shared_address(&stage.x_scale[token]), p.x_scale + (valid ? int64_t(block_k) * p.x_scale_stride + token : 0), valid);
+    cp_async_4(shared_address(&stage.x_scale[token]),
+               p.x_scale + (valid ? int64_t(block_k) * p.x_scale_stride + token : 0), valid);
   } else if (token == TOKENS) {
-    cp_async_4(shared_address(&stage.w_scale), p.w_scale + int64_t(first_n / SCALE_BLOCK) * (p.k / SCALE_BLOCK) + block_k, true);
+    cp_async_4(shared_address(&stage.w_scale),
+               p.w_scale + int64_t(first_n / SCALE_BLOCK) * (p.k / SCALE_BLOCK) + block_k, true);
   }
   cp_async_commit();
 }
 
 /// Adds the product of one stage to the warp's 16 x TOKENS sums.
 template <int TOKENS>
-__device__ __forceinline__ void small_multiply(float (&sums)[TOKENS / 8][4], const SmallStage<TOKENS>& stage, uint32_t warp, uint32_t lane) {
+__device__ __forceinline__ void small_multiply(float (&sums)[TOKENS / 8][4], const SmallStage<TOKENS>& stage,
+                                               uint32_t warp, uint32_t lane) {
   const uint32_t w_tile = shared_address(stage.w), x_tile = shared_address(stage.x);
   float products[TOKENS / 8][4] = {};
 #pragma unroll
@@ -79,7 +87,8 @@ __device__ __forceinline__ void small_multiply(float (&sums)[TOKENS / 8][4], con
   }
 }
 
-/// Grid: [ceil(n / 64), num_splits]; block: SMALL_THREADS; dynamic shared memory: sizeof(SmallShared<TOKENS>); m <= TOKENS.
+/// Grid: [ceil(n / 64), num_splits]; block: SMALL_THREADS; dynamic shared memory: sizeof(SmallShared<TOKENS>); m <=
+/// TOKENS.
 template <int TOKENS>
 __device__ __forceinline__ void fp8_gemm_small(const Fp8GemmParams& p) {
   extern __shared__ __align__(1024) uint8_t dynamic_shared[];
@@ -103,7 +112,8 @@ __device__ __forceinline__ void fp8_gemm_small(const Fp8GemmParams& p) {
   float sums[TOKENS / 8][4] = {};
   for (uint32_t block_k = begin; block_k < end; block_k++) {
     cp_async_wait<SMALL_STAGES - 2>();
-    __syncthreads();  // The copies of all threads have arrived, and all warps have finished with the stage that is filled next.
+    __syncthreads();  // The copies of all threads have arrived, and all warps have finished with the stage that is
+                      // filled next.
     const uint32_t next = block_k + SMALL_STAGES - 1;
     if (next < end) {
       small_load(shared.stages[(next - begin) % SMALL_STAGES], p, first_n, next);
@@ -160,7 +170,8 @@ __device__ __forceinline__ void fp8_gemm_small(const Fp8GemmParams& p) {
   }
 }
 
-#define FP8_GEMM_SMALL(TOKENS)                                                                                      \
-  extern "C" __global__ void __launch_bounds__(SMALL_THREADS) fp8_gemm_small_##TOKENS(const __grid_constant__ Fp8GemmParams p) { \
-    fp8_gemm_small<TOKENS>(p);                                                                                      \
+#define FP8_GEMM_SMALL(TOKENS)                                           \
+  extern "C" __global__ void __launch_bounds__(SMALL_THREADS)            \
+      fp8_gemm_small_##TOKENS(const __grid_constant__ Fp8GemmParams p) { \
+    fp8_gemm_small<TOKENS>(p);                                           \
   }
