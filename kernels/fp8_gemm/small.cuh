@@ -96,8 +96,8 @@ __device__ __forceinline__ void fp8_gemm_small(const Fp8GemmParams& p) {
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const uint32_t first_n = blockIdx.x * SMALL_BLOCK_N;
   const uint32_t num_blocks_k = p.k / SCALE_BLOCK;
-  const uint32_t begin = uint64_t(num_blocks_k) * blockIdx.y / p.num_splits;
-  const uint32_t end = uint64_t(num_blocks_k) * (blockIdx.y + 1) / p.num_splits;
+  const uint32_t begin = num_blocks_k * blockIdx.y / p.num_splits;
+  const uint32_t end = num_blocks_k * (blockIdx.y + 1) / p.num_splits;
 
   // A group is closed for every stage, even an empty one, so that the number of groups under way is always known.
 #pragma unroll
@@ -170,8 +170,10 @@ __device__ __forceinline__ void fp8_gemm_small(const Fp8GemmParams& p) {
   }
 }
 
-#define FP8_GEMM_SMALL(TOKENS)                                           \
-  extern "C" __global__ void __launch_bounds__(SMALL_THREADS)            \
-      fp8_gemm_small_##TOKENS(const __grid_constant__ Fp8GemmParams p) { \
-    fp8_gemm_small<TOKENS>(p);                                           \
+// Three blocks on a multiprocessor are what the launcher counts on; with room for 64 tokens the registers suffice for
+// two.
+#define FP8_GEMM_SMALL(TOKENS)                                                     \
+  extern "C" __global__ void __launch_bounds__(SMALL_THREADS, TOKENS < 64 ? 3 : 2) \
+      fp8_gemm_small_##TOKENS(const __grid_constant__ Fp8GemmParams p) {           \
+    fp8_gemm_small<TOKENS>(p);                                                     \
   }
