@@ -41,3 +41,20 @@ __device__ __forceinline__ void mbarrier_wait(uint32_t barrier, uint32_t parity)
         : "memory");
   } while (complete == 0);
 }
+
+/// Where one end of a pipeline of STAGES stages is: the stage, and the parity of its round through all of them.
+/// The end that fills waits for `parity ^ 1` of the barrier of empty stages, the one that drains for `parity` of full
+/// ones.
+template <int STAGES>
+struct PipelinePosition {
+  uint32_t stage = 0;
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    stage++;
+    if (stage == STAGES) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};

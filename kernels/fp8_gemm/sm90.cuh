@@ -49,21 +49,6 @@ struct Sm90Shared {
 // The launcher has these numbers; a block of sm_90 can have 232448 bytes.
 static_assert(sizeof(Sm90Shared<1>) == 199248 && sizeof(Sm90Shared<2>) == 216112, "Sm90Shared");
 
-/// The stage that a pipeline's end is at, and the parity of its round through the stages.
-template <int STAGES>
-struct Sm90Position {
-  uint32_t stage = 0;
-  uint32_t parity = 0;
-
-  __device__ __forceinline__ void advance() {
-    stage++;
-    if (stage == STAGES) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 /// The tile of a number: panels of up to 1536 rows, in each panel along m first, so that the tiles that run at the same
 /// time (132 on an H100) cover about as many rows of x as of w and share what they read in L2.
 template <int BLOCK_M>
@@ -84,7 +69,7 @@ struct Sm90Tile {
 template <int PARTS>
 __device__ __forceinline__ void sm90_produce(Sm90Shared<PARTS>& shared, const Fp8GemmSm90Params& p) {
   using Shared = Sm90Shared<PARTS>;
-  Sm90Position<Shared::STAGES> at;
+  PipelinePosition<Shared::STAGES> at;
   for (uint32_t number = blockIdx.x; number < p.num_blocks_m * p.num_blocks_n; number += gridDim.x) {
     const Sm90Tile<Shared::BLOCK_M> tile(number, p);
     for (uint32_t block_k = 0; block_k < p.num_blocks_k; block_k++) {
@@ -130,7 +115,7 @@ template <int PARTS>
 __device__ __forceinline__ void sm90_consume(Sm90Shared<PARTS>& shared, const Fp8GemmSm90Params& p, uint32_t group) {
   using Shared = Sm90Shared<PARTS>;
   const uint32_t lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
-  Sm90Position<Shared::STAGES> at;
+  PipelinePosition<Shared::STAGES> at;
   for (uint32_t number = blockIdx.x; number < p.num_blocks_m * p.num_blocks_n; number += gridDim.x) {
     const Sm90Tile<Shared::BLOCK_M> tile(number, p);
     const float* w_scales = p.w_scale + int64_t(tile.n) * p.num_blocks_k;
@@ -147,7 +132,7 @@ __device__ __forceinline__ void sm90_consume(Sm90Shared<PARTS>& shared, const Fp
         wgmma_fence(products);
 #pragma unroll
         for (int step = 0; step < 4; step++) {
-          wgmma_e4m3_64x128x32(products, x + step * WGMMA_STEP, w + step * WGMMA_STEP, step > 0);
+          wgmma_e4m3(products, x + step * WGMMA_STEP, w + step * WGMMA_STEP, step > 0);
         }
         wgmma_commit();
         wgmma_wait(products);

@@ -7,13 +7,13 @@
 // - The weights are the 16-row operand of `mma`, the tokens its 8 columns: eight tokens fill it, not sixteen.
 // - A block owns 64 rows of w and a range of k. The grid's second dimension splits k: few rows fill the GPU, too.
 // - Four stages of cp.async keep up to 24 KiB of weights per block under way.
-// - The last block to finish a row range adds the partial sums in the order of the splits, so it does not matter which
-//   one that is. Nor does a token's result depend on m: n and k alone decide the order of every sum.
+// - `split_k.cuh` adds the parts. A token's result does not depend on m: n and k alone decide the order of every sum.
 #pragma once
 #include "../common/cp_async.cuh"
 #include "../common/mma.cuh"
 #include "../common/swizzled_tile.cuh"
 #include "params.h"
+#include "split_k.cuh"
 
 constexpr int SMALL_BLOCK_N = 64;
 constexpr int SMALL_THREADS = SMALL_BLOCK_N / 16 * 32;  // A warp owns 16 rows of w.
@@ -123,50 +123,9 @@ __device__ __forceinline__ void fp8_gemm_small(const Fp8GemmParams& p) {
     small_multiply(sums, shared.stages[(block_k - begin) % SMALL_STAGES], warp, lane);
   }
 
-  const bool is_split = p.num_splits > 1;
-#pragma unroll
-  for (int j = 0; j < TOKENS / 8; j++) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const uint32_t n = first_n + warp * 16 + lane / 4 + i / 2 * 8, m = j * 8 + lane % 4 * 2 + i % 2;
-      if (n < p.n && m < p.m) {
-        if (is_split) {
-          p.partial[(int64_t(blockIdx.y) * p.m + m) * p.n + n] = sums[j][i];
-        } else {
-          p.out[int64_t(m) * p.out_stride + n] = __float2bfloat16(sums[j][i]);
-        }
-      }
-    }
-  }
-  if (!is_split) {
-    return;
-  }
-
-  // Each thread's partial sums are visible to the GPU before the block counts itself as finished.
-  __threadfence();
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    shared.is_last = atomicAdd(&p.num_finished[blockIdx.x], 1) == p.num_splits - 1;
-    __threadfence();
-  }
-  __syncthreads();
-  if (!shared.is_last) {
-    return;
-  }
-  const uint32_t num_pairs = min(uint32_t(SMALL_BLOCK_N), p.n - first_n) / 2;
-  for (uint32_t i = threadIdx.x; i < p.m * num_pairs; i += SMALL_THREADS) {
-    const uint32_t m = i / num_pairs, n = first_n + i % num_pairs * 2;
-    const float* partial = p.partial + int64_t(m) * p.n + n;
-    float2 sum = make_float2(0, 0);
-    for (uint32_t split = 0; split < p.num_splits; split++) {
-      const float2 part = __ldcg(reinterpret_cast<const float2*>(partial + int64_t(split) * p.m * p.n));
-      sum.x += part.x;
-      sum.y += part.y;
-    }
-    *reinterpret_cast<__nv_bfloat162*>(p.out + int64_t(m) * p.out_stride + n) = __float22bfloat162_rn(sum);
-  }
-  if (threadIdx.x == 0) {
-    p.num_finished[blockIdx.x] = 0;
+  split_k_store<TOKENS>(p, sums, first_n + warp * 16);
+  if (p.num_splits > 1) {
+    split_k_reduce<SMALL_BLOCK_N, SMALL_THREADS>(p, first_n, shared.is_last);
   }
 }
 

@@ -74,8 +74,8 @@ impl Fp8GemmPlan {
     pub fn new(shape: Fp8GemmShape, gpu: Gpu) -> Result<Self> {
         let unsupported = |got: String, supported| Err(Error::Unsupported { op: "fp8_gemm", got, supported });
         let Fp8GemmShape { num_tokens, out_features, in_features } = shape;
-        if in_features % SCALE_BLOCK != 0 {
-            return unsupported(format!("`in_features` of {in_features}"), "multiples of 128, the block of a scale");
+        if in_features == 0 || in_features % SCALE_BLOCK != 0 {
+            return unsupported(format!("`in_features` of {in_features}"), "positive multiples of 128, the block of a scale");
         }
         if out_features % 8 != 0 {
             return unsupported(format!("`out_features` of {out_features}"), "multiples of 8, 16 bytes of out");
@@ -171,9 +171,9 @@ mod tests {
     fn the_shapes_of_the_model() {
         let small = |max_tokens, num_splits| Fp8GemmPlan::Small { max_tokens, num_splits };
         for (num_tokens, shape, expected) in [
-            (1, [2112, 7168], small(8, 11)),
-            (9, [2112, 7168], small(16, 11)),
-            (64, [2112, 7168], small(64, 11)),
+            (1, [2112, 7168], small(8, 12)),
+            (9, [2112, 7168], small(16, 12)),
+            (64, [2112, 7168], small(64, 12)),
             (32, [576, 7168], small(32, 14)),
             (1, [24576, 1536], small(8, 1)),
             (1, [7168, 16384], small(8, 3)),
@@ -185,7 +185,7 @@ mod tests {
         }
         let l40 = Gpu { compute_capability: (8, 9), num_multiprocessors: 142 };
         assert_eq!(plan(65, [2112, 7168], l40).expect("a kernel"), Fp8GemmPlan::Large);
-        assert_eq!(plan(64, [2112, 7168], l40).expect("a kernel"), small(64, 11), "sums as on any other GPU");
+        assert_eq!(plan(64, [2112, 7168], l40).expect("a kernel"), small(64, 12), "sums as on any other GPU");
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
     fn what_no_kernel_takes_is_refused() {
         let ampere = Gpu { compute_capability: (8, 0), num_multiprocessors: 108 };
         for (shape, gpu, message) in [
-            ([128, 192], H100, "fp8_gemm: `in_features` of 192 is not supported; supported: multiples of 128"),
+            ([128, 192], H100, "fp8_gemm: `in_features` of 192 is not supported; supported: positive multiples of 128"),
             ([12, 128], H100, "fp8_gemm: `out_features` of 12 is not supported; supported: multiples of 8"),
             ([128, 128], ampere, "fp8_gemm: compute capability 8.0 is not supported; supported: 8.9"),
         ] {

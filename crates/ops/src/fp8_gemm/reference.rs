@@ -6,7 +6,7 @@ use super::SCALE_BLOCK;
 use crate::numerics::e4m3_to_f32;
 use crate::{Error, Result};
 
-/// The definition of [`fp8_gemm`](super::fp8_gemm) on host memory, exact up to one rounding of f64 sums.
+/// The definition of [`fp8_gemm`](mod@super) on host memory, exact up to one rounding of f64 sums.
 ///
 /// # Shapes
 /// - `x`: `[num_tokens, in_features]`, e4m3
