@@ -40,6 +40,7 @@ mod test_util;
 pub mod cache_write;
 pub mod embedding;
 pub mod experts;
+pub mod fp8_gemm;
 pub mod gate;
 pub mod indexer;
 pub mod layer_norm;

@@ -1,0 +1,30 @@
+// The parameters of the bf16 GEMM kernels: out[m, n] = sum over k of x[m, k] * w[n, k], summed in f32.
+#pragma once
+#include <cuda_bf16.h>
+
+#include <cstddef>
+#include <cstdint>
+
+/// k and the strides of x and w are multiples of 8; m, n and the stride of out are free.
+struct Bf16GemmParams {
+  const __nv_bfloat16* x;  // [m, x_stride], 16-byte aligned, columns from k on are never read
+  const __nv_bfloat16* w;  // [n, w_stride], 16-byte aligned, columns from k on are never read
+  void* out;               // [m, out_stride], bf16 or f32, 8-byte aligned, columns from n on are never written
+  uint32_t m;
+  uint32_t n;
+  uint32_t k;
+  uint32_t x_stride;    // elements
+  uint32_t w_stride;    // elements
+  uint32_t out_stride;  // elements
+};
+
+static_assert(sizeof(Bf16GemmParams) == 48, "Bf16GemmParams");
+static_assert(offsetof(Bf16GemmParams, x) == 0, "x");
+static_assert(offsetof(Bf16GemmParams, w) == 8, "w");
+static_assert(offsetof(Bf16GemmParams, out) == 16, "out");
+static_assert(offsetof(Bf16GemmParams, m) == 24, "m");
+static_assert(offsetof(Bf16GemmParams, n) == 28, "n");
+static_assert(offsetof(Bf16GemmParams, k) == 32, "k");
+static_assert(offsetof(Bf16GemmParams, x_stride) == 36, "x_stride");
+static_assert(offsetof(Bf16GemmParams, w_stride) == 40, "w_stride");
+static_assert(offsetof(Bf16GemmParams, out_stride) == 44, "out_stride");

@@ -1,0 +1,6 @@
+// archs: 90a
+#include "sm90_small.cuh"
+
+FP8_GEMM_SM90_SMALL(16)
+FP8_GEMM_SM90_SMALL(64)
+FP8_GEMM_SM90_SMALL(128)

@@ -1,0 +1,7 @@
+// archs: 89+
+#include "small.cuh"
+
+FP8_GEMM_SMALL(8)
+FP8_GEMM_SMALL(16)
+FP8_GEMM_SMALL(32)
+FP8_GEMM_SMALL(64)
