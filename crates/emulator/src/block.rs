@@ -134,11 +134,12 @@ impl Cluster<'_> {
             None => (!self.bulk.is_empty()).then_some(0),
         };
         let Some(bulk) = position.and_then(|position| self.bulk.remove(position)) else { return Ok(false) };
+        let num_warps = self.warps_per_block * self.blocks.len();
         let block = &mut self.blocks[bulk.rank];
         let Some(mbarrier) = block.mbarriers.get_mut(&bulk.mbarrier) else {
             return Err(Misuse::Barrier("a bulk copy reports to an mbarrier that is gone".to_owned()));
         };
-        let stamp = self.clocks.asynchronous(self.warps_per_block * self.blocks.len() + mbarrier.thread);
+        let stamp = self.clocks.asynchronous(num_warps + mbarrier.thread);
         for (offset, bytes) in &bulk.parts {
             block
                 .shared

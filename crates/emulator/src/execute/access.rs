@@ -134,7 +134,7 @@ impl Step<'_, '_> {
         Ok(start..start + len)
     }
 
-    fn write_bytes(&mut self, target: Target, lane: usize, bytes: &[u8]) -> LaneResult<()> {
+    pub(super) fn write_bytes(&mut self, target: Target, lane: usize, bytes: &[u8]) -> LaneResult<()> {
         match target {
             Target::Global(address) => {
                 self.cluster.has_progress = true;

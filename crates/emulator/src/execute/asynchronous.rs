@@ -311,8 +311,8 @@ impl Step<'_, '_> {
             self.mbarrier_at(rank, mbarrier, lane)?;
             let id = self.cluster.new_id();
             let who = self.who(lane);
-            let cluster = &mut *self.cluster;
             for (offset, data) in &parts {
+                let cluster = &mut *self.cluster;
                 cluster.blocks[rank]
                     .shared
                     .begin_copy(who, &cluster.clocks, *offset, data.len(), id, Proxy::Asynchronous)
