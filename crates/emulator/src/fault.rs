@@ -78,12 +78,12 @@ pub struct Fault {
     /// What.
     pub misuse: Misuse,
     /// Where.
-    pub place: Place,
+    pub place: Box<Place>,
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Place { kernel, block, thread, line, inlined_from, instruction } = &self.place;
+        let Place { kernel, block, thread, line, inlined_from, instruction } = &*self.place;
         write!(f, "kernel `{kernel}`, block {block:?}, thread {thread:?}")?;
         if let Some((file, line)) = line {
             write!(f, ", {file}:{line}")?;

@@ -14,7 +14,6 @@
 //!
 //! Source: PTX ISA 9.0, floating-point, half-precision and comparison instructions, and `cvt`; the bits of NaN from the
 //! CUDA header math_constants.h.
-#![allow(dead_code)] // The executor, which calls all of this, is built on top of it.
 
 pub(crate) mod approximate;
 pub(crate) mod arithmetic;

@@ -70,10 +70,8 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<Spanned<'_>>, ParseError> {
         }
         let token = if byte.is_ascii_digit() {
             at += text[at..].find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(bytes.len() - at);
-            number(&text[start..at]).ok_or_else(|| ParseError {
-                line,
-                message: format!("`{}` is no number", &text[start..at]),
-            })?
+            number(&text[start..at])
+                .ok_or_else(|| ParseError { line, message: format!("`{}` is no number", &text[start..at]) })?
         } else if is_name_start(byte, bytes.get(at + 1)) {
             at += 1;
             while at < bytes.len() {

@@ -172,7 +172,10 @@ impl Machine {
     /// What a thread did wrong, and where; or what is wrong with the launch itself.
     pub fn launch(&self, kernel: &Kernel, launch: Launch<'_>) -> Result<(), Fault> {
         let program = &*kernel.program;
-        let refuse = |misuse: Misuse| Fault { misuse, place: Place { kernel: program.name.clone(), ..Place::default() } };
+        let refuse = |misuse: Misuse| Fault {
+            misuse,
+            place: Box::new(Place { kernel: program.name.clone(), ..Place::default() }),
+        };
         check(program, &launch).map_err(|message| refuse(Misuse::Launch(message)))?;
         let symbols = self.symbols(&kernel.module).map_err(refuse)?;
         let cluster = launch.cluster;
@@ -257,7 +260,7 @@ impl Machine {
         let thread = first_thread + stop.lane;
         let [x, y, _] = launch.block;
         place.thread = [thread % x, thread / x % y, thread / x / y];
-        Fault { misuse: stop.misuse, place }
+        Fault { misuse: stop.misuse, place: Box::new(place) }
     }
 }
 

@@ -48,7 +48,11 @@ pub(crate) enum Operand {
     /// `{a, b}`
     Vector(Vec<Operand>),
     /// `[base + offset]`, or `[map, {x, y}]` with the coordinates in `rest`.
-    Address { base: Box<Operand>, offset: i64, rest: Vec<Operand> },
+    Address {
+        base: Box<Operand>,
+        offset: i64,
+        rest: Vec<Operand>,
+    },
     /// `a|b`
     Pair(Box<Operand>, Box<Operand>),
     /// `!p`
@@ -396,7 +400,8 @@ impl<'a> Parser<'a> {
                             cluster.iter_mut().zip(&values).for_each(|(size, &value)| *size = value as u32);
                             entry.cluster = Some(cluster);
                         }
-                        ".minnctapersm" | ".maxnreg" | ".explicitcluster" | ".maxclusterrank" | ".blocksareclusters" => {}
+                        ".minnctapersm" | ".maxnreg" | ".explicitcluster" | ".maxclusterrank"
+                        | ".blocksareclusters" => {}
                         other => return self.error(format!("`{other}` is not known for kernels")),
                     }
                 }

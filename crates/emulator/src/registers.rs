@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn only_lanes_in_the_mask_are_written() {
-        let mut registers = Registers { b32: vec![[7; 32], std::array::from_fn(|lane| lane as u32)], ..Registers::default() };
+        let mut registers =
+            Registers { b32: vec![[7; 32], std::array::from_fn(|lane| lane as u32)], ..Registers::default() };
         let args = Args { slots: [0, 1, 1, 0, 0], extra: 0 };
         binary::<u32, u32, u32>(&mut registers, &args, 0b110, |a, b| a + b);
         assert_eq!(registers.b32[0][..4], [7, 2, 4, 7]);

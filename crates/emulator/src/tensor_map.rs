@@ -10,7 +10,6 @@ mod swizzle;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use pieces::Piece;
 pub use swizzle::Swizzle;
 
 /// The most dimensions of a tensor map.
@@ -191,11 +190,6 @@ impl TensorMap {
         }
         let TensorMapArgs { data_type, global_address, swizzle, fill, .. } = *args;
         Ok(TensorMap { data_type, global_address, dimensions, swizzle, fill })
-    }
-
-    /// Type of the elements, for reductions.
-    pub(crate) fn data_type(&self) -> TensorMapType {
-        self.data_type
     }
 
     /// Number of dimensions.

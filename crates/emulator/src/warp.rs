@@ -15,11 +15,19 @@ pub(crate) enum GroupState {
     Running,
     /// Waits at an instruction of the warp until the lanes in `required` are there. With `is_aligned` none of them may
     /// exit instead.
-    Gathering { required: u32, is_aligned: bool },
+    Gathering {
+        required: u32,
+        is_aligned: bool,
+    },
     /// Has arrived at a barrier of the block in this phase.
-    AtBarrier { id: u32, phase: u64 },
+    AtBarrier {
+        id: u32,
+        phase: u64,
+    },
     /// Waits for the phase of the cluster's barrier to end.
-    AtClusterBarrier { phase: u64 },
+    AtClusterBarrier {
+        phase: u64,
+    },
 }
 
 /// Lanes that are at the same instruction.
@@ -168,9 +176,11 @@ impl Warp {
     /// The first instruction at which another running group waits for this one to come, beyond `pc`.
     pub(crate) fn next_meeting(&self, current: usize) -> u32 {
         let pc = self.groups[current].pc;
-        let others = self.groups.iter().enumerate().filter(|&(index, group)| {
-            index != current && group.state == GroupState::Running && group.pc > pc
-        });
+        let others = self
+            .groups
+            .iter()
+            .enumerate()
+            .filter(|&(index, group)| index != current && group.state == GroupState::Running && group.pc > pc);
         others.map(|(_, group)| group.pc).min().unwrap_or(u32::MAX)
     }
 
@@ -204,7 +214,7 @@ impl Warp {
     ///
     /// # Errors
     /// If other lanes wait for them at an instruction that all must execute.
-    pub(crate) fn exit(&mut self, lanes: u32) -> Result<(), (u32, Misuse)> {
+    pub(crate) fn exit(&mut self, lanes: u32) -> Result<(), Misuse> {
         self.alive &= !lanes;
         for group in &mut self.groups {
             group.mask &= !lanes;
@@ -218,7 +228,7 @@ impl Warp {
                         lane_list(*required & lanes),
                         lane_list(group.mask)
                     );
-                    return Err((group.pc, Misuse::Barrier(message)));
+                    return Err(Misuse::Barrier(message));
                 }
                 *required &= !lanes;
                 if *required & !group.mask == 0 {

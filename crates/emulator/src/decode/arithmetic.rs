@@ -45,11 +45,7 @@ pub(super) fn width(kind: &str) -> u32 {
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn arithmetic(
-        &mut self,
-        opcode: Opcode<'a>,
-        operands: &'a [Operand],
-    ) -> Result<Option<Op>, Refusal> {
+    pub(super) fn arithmetic(&mut self, opcode: Opcode<'a>, operands: &'a [Operand]) -> Result<Option<Op>, Refusal> {
         let kind = opcode.last();
         let bits = width(kind);
         let is_integer = matches!(kind.as_bytes().first(), Some(b'u' | b's' | b'b')) && !kind.starts_with("bf");
@@ -140,38 +136,52 @@ impl<'a> Decoder<'a> {
                 three(Some(if opcode.has("l") { funnel_left } else { funnel_right }))
             }
             "lop3" => return self.lop3(opcode, operands),
-            "popc" => narrow(by_type!(kind, T in ["b32" => u32, "b64" => u64], |r, a, m| {
-                unary::<T, u32>(r, a, m, T::count_ones)
-            }), bits),
-            "clz" => narrow(by_type!(kind, T in ["b32" => u32, "b64" => u64], |r, a, m| {
-                unary::<T, u32>(r, a, m, T::leading_zeros)
-            }), bits),
+            "popc" => narrow(
+                by_type!(kind, T in ["b32" => u32, "b64" => u64], |r, a, m| {
+                    unary::<T, u32>(r, a, m, T::count_ones)
+                }),
+                bits,
+            ),
+            "clz" => narrow(
+                by_type!(kind, T in ["b32" => u32, "b64" => u64], |r, a, m| {
+                    unary::<T, u32>(r, a, m, T::leading_zeros)
+                }),
+                bits,
+            ),
             "bfind" => {
                 extra = u32::from(opcode.has("shiftamt"));
-                narrow(by_type!(kind, T in ["u32" => u32, "u64" => u64, "s32" => i32, "s64" => i64], |r, args, m| {
-                    let is_shift = args.extra != 0;
-                    unary::<T, u32>(r, args, m, |x| {
-                        #[allow(unused_comparisons)]
-                        let x = if x < 0 { !x } else { x };
-                        match x.leading_zeros() {
-                            T::BITS => u32::MAX,
-                            zeros => if is_shift { zeros } else { T::BITS - 1 - zeros },
-                        }
-                    });
-                }), bits)
+                let action: Option<Action> = match kind {
+                    "u32" => Some(|r, args, m| unary::<u32, u32>(r, args, m, |x| find_bit(x.into(), 32, args.extra))),
+                    "s32" => Some(|r, args, m| {
+                        unary::<i32, u32>(r, args, m, |x| find_bit((x ^ x >> 31) as u32 as u64, 32, args.extra));
+                    }),
+                    "u64" => Some(|r, args, m| unary::<u64, u32>(r, args, m, |x| find_bit(x, 64, args.extra))),
+                    "s64" => Some(|r, args, m| {
+                        unary::<i64, u32>(r, args, m, |x| find_bit((x ^ x >> 63) as u64, 64, args.extra));
+                    }),
+                    _ => None,
+                };
+                narrow(action, bits)
             }
             "brev" => one(by_type!(kind, T in ["b32" => u32, "b64" => u64], |r, a, m| {
                 unary::<T, T>(r, a, m, T::reverse_bits)
             })),
             "bfe" => {
                 extra = u32::from(kind.starts_with('s'));
-                by_width!(kind, T, |r, args, m| {
-                    let is_signed = args.extra != 0;
-                    ternary::<T, u32, u32, T>(r, args, m, |x, start, len| {
-                        bit_field(u64::from(x), start & 255, len & 255, T::BITS, is_signed) as T
-                    });
-                })
-                .map(|action| (action, vec![bits, bits, 32, 32]))
+                let action: Option<Action> = match kind {
+                    "u32" | "s32" => Some(|r, args, m| {
+                        ternary::<u32, u32, u32, u32>(r, args, m, |x, start, len| {
+                            bit_field(x.into(), start & 255, len & 255, 32, args.extra != 0) as u32
+                        });
+                    }),
+                    "u64" | "s64" => Some(|r, args, m| {
+                        ternary::<u64, u32, u32, u64>(r, args, m, |x, start, len| {
+                            bit_field(x, start & 255, len & 255, 64, args.extra != 0)
+                        });
+                    }),
+                    _ => None,
+                };
+                action.map(|action| (action, vec![bits, bits, 32, 32]))
             }
             "bfi" => by_type!(kind, T in ["b32" => u32, "b64" => u64], |r, a, m| {
                 quaternary::<T, T, u32, u32, T>(r, a, m, |value, into, start, len| {
@@ -418,6 +428,16 @@ fn bit_field(x: u64, start: u32, len: u32, bits: u32, is_signed: bool) -> u64 {
     if sign { field | !low(inside) } else { field }
 }
 
+/// Position of the highest bit of a value of `bits` bits that is set, or how far it must be shifted to the top; all ones if
+/// there is none.
+fn find_bit(x: u64, bits: u32, is_shift: u32) -> u32 {
+    match x.checked_ilog2() {
+        None => u32::MAX,
+        Some(position) if is_shift == 0 => position,
+        Some(position) => bits - 1 - position,
+    }
+}
+
 fn permute(registers: &mut Registers, args: &Args, mask: u32) {
     ternary::<u32, u32, u32, u32>(registers, args, mask, |a, b, selector| {
         let bytes = (u64::from(b) << 32 | u64::from(a)).to_le_bytes();
@@ -452,7 +472,11 @@ impl From8 for i8 {
 }
 
 /// Slot 0 is the whole, the others are its `N` pieces, the lowest first.
-fn pack<W: Lane + TryFrom<u64>, P: Lane + Into<u64>, const N: usize>(registers: &mut Registers, args: &Args, mask: u32) {
+fn pack<W: Lane + TryFrom<u64>, P: Lane + Into<u64>, const N: usize>(
+    registers: &mut Registers,
+    args: &Args,
+    mask: u32,
+) {
     let pieces: [[P; 32]; N] = std::array::from_fn(|piece| P::read(registers, args.slots[piece + 1]));
     let values = std::array::from_fn(|lane| {
         let bits = (0..N).fold(0, |bits, piece| bits | pieces[piece][lane].into() << (piece * 8 * size_of::<P>()));

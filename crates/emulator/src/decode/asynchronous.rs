@@ -6,11 +6,7 @@ use crate::parse::Operand;
 use crate::program::{AddressSpace, Bulk, BulkDirection, Mbarrier, Op, Slot};
 
 impl<'a> Decoder<'a> {
-    pub(super) fn asynchronous(
-        &mut self,
-        opcode: Opcode<'a>,
-        operands: &'a [Operand],
-    ) -> Result<Option<Op>, Refusal> {
+    pub(super) fn asynchronous(&mut self, opcode: Opcode<'a>, operands: &'a [Operand]) -> Result<Option<Op>, Refusal> {
         match opcode.name() {
             "mbarrier" => self.mbarrier(opcode, operands).map(Some),
             "cp" if opcode.has("reduce") => Ok(None),
@@ -117,7 +113,11 @@ impl<'a> Decoder<'a> {
         let (mut from, mut to) = (None, None);
         for part in opcode.qualifiers() {
             if matches!(part, "global" | "shared::cta" | "shared::cluster") {
-                if to.is_none() { to = Some(part) } else if from.is_none() { from = Some(part) }
+                if to.is_none() {
+                    to = Some(part)
+                } else if from.is_none() {
+                    from = Some(part)
+                }
             }
         }
         let direction = match (to, from) {

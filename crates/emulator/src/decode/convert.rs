@@ -92,9 +92,8 @@ impl<'a> Decoder<'a> {
         }
         let mut kinds = opcode.qualifiers().rev();
         let (from_name, to_name) = (kinds.next().unwrap_or(""), kinds.next().unwrap_or(""));
-        let index = |name: &str| {
-            NUMBERS.iter().position(|(known, _)| *known == name).ok_or_else(|| format!("type `.{name}`"))
-        };
+        let index =
+            |name: &str| NUMBERS.iter().position(|(known, _)| *known == name).ok_or_else(|| format!("type `.{name}`"));
         let (from_index, to_index) = (index(from_name)?, index(to_name)?);
         let (from, to) = (NUMBERS[from_index].1, NUMBERS[to_index].1);
         let is_integral = ["rni", "rzi", "rmi", "rpi"].iter().any(|name| opcode.has(name));
@@ -122,7 +121,8 @@ impl<'a> Decoder<'a> {
         }
         let is_known = matches!(
             (from, to),
-            (Number::Integer(_) | Number::Float(_), Number::Integer(_) | Number::Float(_)) | (Number::Pair(_), Number::Pair(_))
+            (Number::Integer(_) | Number::Float(_), Number::Integer(_) | Number::Float(_))
+                | (Number::Pair(_), Number::Pair(_))
         );
         if !is_known {
             return Err(format!("a conversion from `.{from_name}` to `.{to_name}` is not executed"));

@@ -21,15 +21,8 @@ const ROUNDINGS: [Rounding; 5] =
     [Rounding::NearestEven, Rounding::Zero, Rounding::Down, Rounding::Up, Rounding::NearestAway];
 const SATURATIONS: [Saturate; 5] =
     [Saturate::None, Saturate::Zero1, Saturate::Relu, Saturate::Finite, Saturate::ReluFinite];
-const FUNCTIONS: [Function; 7] = [
-    Function::Ex2,
-    Function::Lg2,
-    Function::Sin,
-    Function::Cos,
-    Function::Tanh,
-    Function::Rsqrt,
-    Function::Sqrt,
-];
+const FUNCTIONS: [Function; 7] =
+    [Function::Ex2, Function::Lg2, Function::Sin, Function::Cos, Function::Tanh, Function::Rsqrt, Function::Sqrt];
 const COMPARISONS: [Comparison; 14] = [
     Comparison::Eq,
     Comparison::Ne,
@@ -103,10 +96,12 @@ fn halves3(x: u32, y: u32, z: u32, f: impl Fn(u16, u16, u16) -> u16) -> u32 {
 macro_rules! short2 {
     ($kind:expr, $function:path) => {
         match $kind {
-            "f16" => Some((|r, a, m| {
-                let mode = mode(a.extra);
-                binary::<u16, u16, u16>(r, a, m, |x, y| $function(x, y, Format::F16, mode))
-            }) as Action),
+            "f16" => Some(
+                (|r, a, m| {
+                    let mode = mode(a.extra);
+                    binary::<u16, u16, u16>(r, a, m, |x, y| $function(x, y, Format::F16, mode))
+                }) as Action,
+            ),
             "bf16" => Some(|r, a, m| {
                 let mode = mode(a.extra);
                 binary::<u16, u16, u16>(r, a, m, |x, y| $function(x, y, Format::Bf16, mode))
@@ -188,7 +183,9 @@ impl<'a> Decoder<'a> {
                 }),
                 "bf16" => Some(|r, a, m| {
                     let mode = mode(a.extra);
-                    ternary::<u16, u16, u16, u16>(r, a, m, |x, y, z| arithmetic::fma_short(x, y, z, Format::Bf16, mode));
+                    ternary::<u16, u16, u16, u16>(r, a, m, |x, y, z| {
+                        arithmetic::fma_short(x, y, z, Format::Bf16, mode)
+                    });
                 }),
                 "f16x2" => Some(|r, a, m| {
                     let mode = mode(a.extra);
@@ -213,14 +210,13 @@ impl<'a> Decoder<'a> {
             }
             ("abs", _) => with_format(kind, ABS),
             ("neg", _) => with_format(kind, NEG),
-            ("copysign", "f32") => {
-                Some(|r, a, m| binary::<u32, u32, u32>(r, a, m, |x, y| copysign(x.into(), y.into(), Format::F32) as u32))
-            }
-            ("copysign", "f64") => {
-                Some(|r, a, m| binary::<u64, u64, u64>(r, a, m, |x, y| copysign(x, y, Format::F64)))
-            }
+            ("copysign", "f32") => Some(|r, a, m| {
+                binary::<u32, u32, u32>(r, a, m, |x, y| copysign(x.into(), y.into(), Format::F32) as u32)
+            }),
+            ("copysign", "f64") => Some(|r, a, m| binary::<u64, u64, u64>(r, a, m, |x, y| copysign(x, y, Format::F64))),
             ("ex2" | "lg2" | "sin" | "cos" | "tanh" | "rsqrt" | "sqrt", _) => {
-                let index = ["ex2", "lg2", "sin", "cos", "tanh", "rsqrt", "sqrt"].iter().position(|known| *known == name);
+                let index =
+                    ["ex2", "lg2", "sin", "cos", "tanh", "rsqrt", "sqrt"].iter().position(|known| *known == name);
                 extra |= (index.unwrap_or(0) as u32) << FUNCTION_AT;
                 with_format(kind, APPROXIMATE)
             }

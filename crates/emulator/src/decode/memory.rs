@@ -4,7 +4,7 @@ use super::{Decoder, Opcode, Refusal};
 use crate::float::arithmetic::{Mode, add_f32};
 use crate::parse::{Operand, size_of_type};
 use crate::program::{AddressSpace, AtomicFn, Constant, Element, Op, Slot};
-use crate::registers::{Action, Registers, Args, binary, unary};
+use crate::registers::{Action, Args, Registers, binary, unary};
 
 /// Where generic addresses of the windows begin. Global memory lies above all of them.
 pub(crate) const SHARED_WINDOW: u64 = 0x0100_0000_0000;
@@ -49,7 +49,9 @@ impl<'a> Decoder<'a> {
                 Ok(Some(Op::Setp { compare, args: Args { slots, extra: 0 }, other: None, combine: None }))
             }
             "mapa" => {
-                let [d, a, rank] = operands else { return Err("`mapa` has a result, an address and a rank".to_owned()) };
+                let [d, a, rank] = operands else {
+                    return Err("`mapa` has a result, an address and a rank".to_owned());
+                };
                 let bits = if opcode.last() == "u64" { 64 } else { 32 };
                 let is_generic = !opcode.has("shared::cluster");
                 let slot = |slot, bits| if bits == 64 { Slot::B64(slot) } else { Slot::B32(slot) };
@@ -59,11 +61,13 @@ impl<'a> Decoder<'a> {
             }
             // One thread's accesses are in order here, and those of others are ordered by what is checked: barriers.
             "fence" | "membar" if !opcode.has("proxy") => Ok(Some(Op::Nop)),
-            "fence" => Ok(Some(if opcode.has("async") || opcode.has("async::shared::cta") || opcode.has("async::generic") {
-                Op::FenceProxyAsync
-            } else {
-                Op::Nop
-            })),
+            "fence" => {
+                Ok(Some(if opcode.has("async") || opcode.has("async::shared::cta") || opcode.has("async::generic") {
+                    Op::FenceProxyAsync
+                } else {
+                    Op::Nop
+                }))
+            }
             "createpolicy" => {
                 let [d, ..] = operands else { return Err("`createpolicy` has a result".to_owned()) };
                 // A hint for caches, which are not modelled.
@@ -116,7 +120,11 @@ impl<'a> Decoder<'a> {
         let space = space(opcode);
         let is_wide = bytes == 8;
         let has_result = opcode.name() == "atom";
-        let (d, rest) = if has_result { operands.split_first().map_or((None, operands), |(d, rest)| (Some(d), rest)) } else { (None, operands) };
+        let (d, rest) = if has_result {
+            operands.split_first().map_or((None, operands), |(d, rest)| (Some(d), rest))
+        } else {
+            (None, operands)
+        };
         let d = match d {
             Some(d) => Some(self.slot(d, is_wide)?),
             None => None,
@@ -215,7 +223,9 @@ pub(super) fn atomic_function(name: &str, kind: &str) -> Option<AtomicFn> {
         "inc" => typed!(kind, ["u32" => u32], |a, b| if a >= b { 0 } else { a + 1 }),
         "dec" => typed!(kind, ["u32" => u32], |a, b| if a == 0 || a > b { b } else { a - 1 }),
         "cas" => match kind {
-            "b16" | "b32" | "u32" | "s32" | "b64" | "u64" | "s64" => Some(|old, expected, new| if old == expected { new } else { old }),
+            "b16" | "b32" | "u32" | "s32" | "b64" | "u64" | "s64" => {
+                Some(|old, expected, new| if old == expected { new } else { old })
+            }
             _ => None,
         },
         _ => None,

@@ -7,8 +7,8 @@ mod arithmetic;
 mod asynchronous;
 mod convert;
 mod float;
-pub(crate) mod memory;
 mod matrix;
+pub(crate) mod memory;
 mod warp;
 
 use std::collections::HashMap;
@@ -23,15 +23,20 @@ pub(crate) const SHARED_START: u32 = 1024;
 
 /// Decodes one kernel of a module.
 pub(crate) fn decode(tree: &Tree, entry: &Entry) -> Result<Program, ParseError> {
-    let mut decoder = Decoder { tree, entry, program: Program::default(), slots: HashMap::new(), symbols: HashMap::new(), named: Vec::new() };
+    let mut decoder = Decoder {
+        tree,
+        entry,
+        program: Program::default(),
+        slots: HashMap::new(),
+        symbols: HashMap::new(),
+        named: Vec::new(),
+    };
     decoder.lay_out()?;
     for statement in &entry.statements {
-        let instruction = decoder
-            .instruction(statement)
-            .map_err(|message| ParseError {
-                line: statement.ptx_line,
-                message: format!("{message} (kernel `{}`, `{}`)", entry.name, statement.text),
-            })?;
+        let instruction = decoder.instruction(statement).map_err(|message| ParseError {
+            line: statement.ptx_line,
+            message: format!("{message} (kernel `{}`, `{}`)", entry.name, statement.text),
+        })?;
         decoder.program.instructions.push(instruction);
     }
     Ok(decoder.program)
@@ -100,14 +105,6 @@ impl<'a> Opcode<'a> {
     /// The first qualifier among some.
     pub(super) fn one_of<T: Copy>(self, choices: &[(&str, T)]) -> Option<T> {
         self.qualifiers().find_map(|part| choices.iter().find(|(name, _)| *name == part).map(|&(_, value)| value))
-    }
-
-    /// Refuses qualifiers that are not in the list.
-    pub(super) fn only(self, known: &[&str]) -> Result<(), Refusal> {
-        match self.qualifiers().find(|part| !known.contains(part)) {
-            Some(part) => Err(format!("`.{part}` of `{}` is not executed", self.name())),
-            None => Ok(()),
-        }
     }
 }
 
@@ -280,13 +277,6 @@ impl<'a> Decoder<'a> {
             self.program.constants.push((slot, constant));
         }
         slot
-    }
-
-    /// A 32-bit constant.
-    pub(super) fn constant32(&mut self, value: u32) -> u32 {
-        match self.constant(Constant::Value(u64::from(value)), false) {
-            Slot::B32(slot) | Slot::B64(slot) => slot,
-        }
     }
 
     /// A register, constant, special register or the address of a variable, in a slot. Constants are as wide as

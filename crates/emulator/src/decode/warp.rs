@@ -9,8 +9,12 @@ impl<'a> Decoder<'a> {
         let op = match opcode.name() {
             "shfl" if opcode.has("sync") => {
                 let [d, a, b, c, members] = operands else { return Err("`shfl.sync` has five operands".to_owned()) };
-                let kinds =
-                    [("up", Shuffle::Up), ("down", Shuffle::Down), ("bfly", Shuffle::Butterfly), ("idx", Shuffle::Index)];
+                let kinds = [
+                    ("up", Shuffle::Up),
+                    ("down", Shuffle::Down),
+                    ("bfly", Shuffle::Butterfly),
+                    ("idx", Shuffle::Index),
+                ];
                 let kind = opcode.one_of(&kinds).ok_or("a shuffle of unknown kind")?;
                 let (d, valid) = match d {
                     Operand::Pair(d, valid) => (self.b32(d)?, Some(self.predicate_result(valid)?)),
@@ -21,8 +25,7 @@ impl<'a> Decoder<'a> {
             }
             "vote" if opcode.has("sync") => {
                 let [d, a, members] = operands else { return Err("`vote.sync` has three operands".to_owned()) };
-                let kinds =
-                    [("all", Vote::All), ("any", Vote::Any), ("uni", Vote::Uniform), ("ballot", Vote::Ballot)];
+                let kinds = [("all", Vote::All), ("any", Vote::Any), ("uni", Vote::Uniform), ("ballot", Vote::Ballot)];
                 let kind = opcode.one_of(&kinds).ok_or("a vote of unknown kind")?;
                 let is_predicate = kind != Vote::Ballot;
                 let d = if is_predicate { self.predicate_result(d)? } else { self.b32(d)? };

@@ -12,7 +12,10 @@ use crate::shared::{Conflict, Who};
 pub(super) enum Target {
     Global(u64),
     /// Block of the cluster, and offset in its shared memory.
-    Shared { rank: usize, offset: u32 },
+    Shared {
+        rank: usize,
+        offset: u32,
+    },
     Local(u64),
     Param(u64),
 }
@@ -77,6 +80,7 @@ impl Step<'_, '_> {
     }
 
     /// The misuse of an access of shared memory, with the lines of both accesses.
+    #[expect(clippy::boxed_local, reason = "memory gives it in a box, so that what goes well stays small")]
     pub(super) fn conflict(&self, lane: usize, conflict: Box<Conflict>) -> (u32, Misuse) {
         let program = self.cluster.program;
         let line_of = |site: u32| {
@@ -101,7 +105,8 @@ impl Step<'_, '_> {
             Target::Local(address) => {
                 let range = self.local_range(address, lane, out.len())?;
                 if let Some(byte) = range.clone().find(|&byte| !self.warp.local_written[byte]) {
-                    let message = format!("nobody has written byte {:#x} of local memory", byte - range.start + address as usize);
+                    let message =
+                        format!("nobody has written byte {:#x} of local memory", byte - range.start + address as usize);
                     return Err((lane as u32, Misuse::Uninitialised(message)));
                 }
                 out.copy_from_slice(&self.warp.local[range]);
@@ -111,7 +116,11 @@ impl Step<'_, '_> {
                 let end = address.checked_add(out.len() as u64);
                 let params = self.cluster.params;
                 let bytes = end.and_then(|end| params.get(address as usize..end as usize)).ok_or_else(|| {
-                    let message = format!("a load of {} bytes at {address:#x} of {} bytes of parameters", out.len(), params.len());
+                    let message = format!(
+                        "a load of {} bytes at {address:#x} of {} bytes of parameters",
+                        out.len(),
+                        params.len()
+                    );
                     (lane as u32, Misuse::OutOfBounds(message))
                 })?;
                 out.copy_from_slice(bytes);
@@ -138,7 +147,10 @@ impl Step<'_, '_> {
         match target {
             Target::Global(address) => {
                 self.cluster.has_progress = true;
-                self.cluster.memory.store(&mut self.cluster.cursor, address, bytes).map_err(|misuse| (lane as u32, misuse))
+                self.cluster
+                    .memory
+                    .store(&mut self.cluster.cursor, address, bytes)
+                    .map_err(|misuse| (lane as u32, misuse))
             }
             Target::Shared { rank, offset } => {
                 let who = self.who(lane);
@@ -156,12 +168,7 @@ impl Step<'_, '_> {
         }
     }
 
-    pub(super) fn load(
-        &mut self,
-        address: Address,
-        element: Element,
-        registers: &[Slot],
-    ) -> LaneResult<()> {
+    pub(super) fn load(&mut self, address: Address, element: Element, registers: &[Slot]) -> LaneResult<()> {
         let bytes = usize::from(element.bytes);
         let len = bytes * registers.len();
         let mut buffer = [0; 32];
@@ -189,12 +196,7 @@ impl Step<'_, '_> {
         Ok(())
     }
 
-    pub(super) fn store(
-        &mut self,
-        address: Address,
-        element: Element,
-        registers: &[Slot],
-    ) -> LaneResult<()> {
+    pub(super) fn store(&mut self, address: Address, element: Element, registers: &[Slot]) -> LaneResult<()> {
         let bytes = usize::from(element.bytes);
         let len = bytes * registers.len();
         let mut buffer = [0; 32];
@@ -241,7 +243,10 @@ impl Step<'_, '_> {
                 Target::Global(address) => {
                     let cluster = &mut *self.cluster;
                     let change = |old| operation(old, b, c);
-                    cluster.memory.atomic(&mut cluster.cursor, address, bytes.into(), change).map_err(|misuse| (lane as u32, misuse))?
+                    cluster
+                        .memory
+                        .atomic(&mut cluster.cursor, address, bytes.into(), change)
+                        .map_err(|misuse| (lane as u32, misuse))?
                 }
                 Target::Shared { rank, offset } => {
                     let who = self.who(lane);
@@ -272,7 +277,7 @@ impl Step<'_, '_> {
             let address = self.bits(a, lane);
             let base = if is_generic { SHARED_WINDOW } else { 0 };
             let offset = address.wrapping_sub(base) & ((1 << RANK_AT) - 1);
-            self.set_bits(d, lane, base + (rank + 1 << RANK_AT) + offset);
+            self.set_bits(d, lane, base + ((rank + 1) << RANK_AT) + offset);
         }
         Ok(())
     }

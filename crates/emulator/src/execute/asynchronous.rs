@@ -151,9 +151,12 @@ impl Step<'_, '_> {
                     // Copies that it waits for arrive as late as they can: when someone looks.
                     while !is_over(self.mbarrier_at(rank, offset, lane)?.phase)
                         && self.cluster.deliver(Some((rank, offset))).map_err(|misuse| (lane as u32, misuse))?
-                    {}
+                    {
+                    }
                     let cluster = &mut *self.cluster;
-                    if let Some(mbarrier) = cluster.blocks[rank].mbarriers.get(&offset).filter(|mbarrier| is_over(mbarrier.phase)) {
+                    if let Some(mbarrier) =
+                        cluster.blocks[rank].mbarriers.get(&offset).filter(|mbarrier| is_over(mbarrier.phase))
+                    {
                         is_done |= 1 << lane;
                         cluster.clocks.acquire(usize::from(self.warp.index), 1 << lane, &mbarrier.completed);
                     }
@@ -170,7 +173,10 @@ impl Step<'_, '_> {
 
     fn mbarrier_init(&mut self, rank: usize, offset: u32, lane: usize, count: u32) -> LaneResult<()> {
         if count == 0 || count >= 1 << 20 {
-            return Err((lane as u32, Misuse::Barrier(format!("an mbarrier for {count} arrivals: 1 to 1,048,575 are"))));
+            return Err((
+                lane as u32,
+                Misuse::Barrier(format!("an mbarrier for {count} arrivals: 1 to 1,048,575 are")),
+            ));
         }
         let who = self.who(lane);
         let cluster = &mut *self.cluster;
@@ -444,7 +450,8 @@ impl Step<'_, '_> {
         }
         let registers = &self.warp.registers;
         let descriptor = |slot: u32| {
-            Descriptor::decode(registers.b64[slot as usize][lane as usize]).map_err(|message| (lane, Misuse::Unsupported(message)))
+            Descriptor::decode(registers.b64[slot as usize][lane as usize])
+                .map_err(|message| (lane, Misuse::Unsupported(message)))
         };
         let a_registers: Vec<[u32; 32]>;
         let a = match &operands.a {

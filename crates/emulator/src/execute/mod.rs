@@ -74,7 +74,11 @@ pub(crate) fn run(cluster: &mut Cluster<'_>, warp: &mut Warp) -> Result<Turn, St
             cluster.num_instructions += 1;
             let Some(instruction) = program.instructions.get(pc as usize) else {
                 let message = "the kernel ends without `ret`".to_owned();
-                return Err(Stop { misuse: Misuse::Trap(message), pc: pc.saturating_sub(1), lane: mask.trailing_zeros() });
+                return Err(Stop {
+                    misuse: Misuse::Trap(message),
+                    pc: pc.saturating_sub(1),
+                    lane: mask.trailing_zeros(),
+                });
             };
             let active = match instruction.guard {
                 Some((slot, is_negated)) => {
@@ -83,8 +87,12 @@ pub(crate) fn run(cluster: &mut Cluster<'_>, warp: &mut Warp) -> Result<Turn, St
                 }
                 None => mask,
             };
-            if warp.products.num_pending > 0 && warp.is_pending(&instruction.uses) && !matches!(instruction.op, Op::Wgmma(_)) {
-                let message = "a register that a `wgmma` still computes is used before its `wgmma.wait_group`".to_owned();
+            if warp.products.num_pending > 0
+                && warp.is_pending(&instruction.uses)
+                && !matches!(instruction.op, Op::Wgmma(_))
+            {
+                let message =
+                    "a register that a `wgmma` still computes is used before its `wgmma.wait_group`".to_owned();
                 return Err(Stop { misuse: Misuse::NotWaited(message), pc, lane: mask.trailing_zeros() });
             }
             // What touches nothing but registers goes on at once.
@@ -106,7 +114,8 @@ pub(crate) fn run(cluster: &mut Cluster<'_>, warp: &mut Warp) -> Result<Turn, St
                 _ if active == 0 => pc += 1,
                 _ => {
                     warp.groups[current].pc = pc;
-                    let step = Step { cluster: &mut *cluster, warp: &mut *warp, instruction, pc, current, mask, active };
+                    let step =
+                        Step { cluster: &mut *cluster, warp: &mut *warp, instruction, pc, current, mask, active };
                     match step.execute().map_err(|(lane, misuse)| Stop { misuse, pc, lane })? {
                         Next::Step => pc += 1,
                         Next::Regroup => break,
@@ -228,7 +237,9 @@ impl Step<'_, '_> {
             Op::Store { address, element, registers } => {
                 self.store(*address, *element, registers)?;
             }
-            Op::Atomic { address, bytes, operation, d, b, c } => self.atomic(*address, *bytes, *operation, *d, *b, *c)?,
+            Op::Atomic { address, bytes, operation, d, b, c } => {
+                self.atomic(*address, *bytes, *operation, *d, *b, *c)?
+            }
             Op::MapToRank { d, a, rank, is_generic } => self.map_to_rank(*d, *a, *rank, *is_generic)?,
             Op::ActiveMask { d } => self.set_all(*d, self.active),
             Op::FenceProxyAsync => self.cluster.clocks.proxy_fence(usize::from(self.warp.index), self.active),
@@ -299,16 +310,13 @@ impl Step<'_, '_> {
         Ok(Next::Regroup)
     }
 
-    fn exit(mut self) -> LaneResult<Next> {
+    fn exit(self) -> LaneResult<Next> {
         let exiting = self.active;
         self.check_nothing_is_left(exiting)?;
         let group = &mut self.warp.groups[self.current];
         group.pc = self.pc + 1;
         let num = exiting.count_ones();
-        self.warp.exit(exiting).map_err(|(pc, misuse)| {
-            let _ = pc;
-            (exiting.trailing_zeros(), misuse)
-        })?;
+        self.warp.exit(exiting).map_err(|misuse| (exiting.trailing_zeros(), misuse))?;
         self.cluster.clocks.exit(usize::from(self.warp.index), exiting);
         self.cluster.has_progress = true;
         self.cluster.num_alive -= num;

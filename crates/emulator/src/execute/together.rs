@@ -59,7 +59,8 @@ impl Step<'_, '_> {
             }
             Op::Mma { op, d, a, b, c } => {
                 let registers = &mut self.warp.registers.b32;
-                let fetch = |slots: &[u32]| -> Vec<[u32; 32]> { slots.iter().map(|&slot| registers[slot as usize]).collect() };
+                let fetch =
+                    |slots: &[u32]| -> Vec<[u32; 32]> { slots.iter().map(|&slot| registers[slot as usize]).collect() };
                 let (a, b, c) = (fetch(a), fetch(b), fetch(c));
                 let mut result = vec![[0; 32]; d.len()];
                 mma_sync(op, &a, &b, &c, &mut result);
@@ -110,11 +111,13 @@ impl Step<'_, '_> {
         let members = masks[self.first() as usize];
         for lane in lanes(self.active) {
             if masks[lane] != members {
-                let message = format!("the mask of lanes is {:#x} here and {members:#x} in lane {}", masks[lane], self.first());
+                let message =
+                    format!("the mask of lanes is {:#x} here and {members:#x} in lane {}", masks[lane], self.first());
                 return Err((lane as u32, Misuse::Barrier(message)));
             }
             if members >> lane & 1 == 0 {
-                let message = format!("lane {lane} is not in the mask {members:#x} of the instruction that it executes");
+                let message =
+                    format!("lane {lane} is not in the mask {members:#x} of the instruction that it executes");
                 return Err((lane as u32, Misuse::Barrier(message)));
             }
         }
@@ -167,7 +170,9 @@ impl Step<'_, '_> {
 
     fn match_values(&mut self, d: u32, is_all: bool, all: Option<u32>, a: Slot, members: u32) {
         let values: Vec<u64> = (0..32).map(|lane| self.bits(a, lane)).collect();
-        let same = |lane: usize| lanes(members).filter(|&other| values[other] == values[lane]).fold(0, |mask, other| mask | 1 << other);
+        let same = |lane: usize| {
+            lanes(members).filter(|&other| values[other] == values[lane]).fold(0, |mask, other| mask | 1 << other)
+        };
         let first = same(members.trailing_zeros() as usize);
         let are_all_equal = first == members;
         for lane in lanes(self.active) {
@@ -214,7 +219,8 @@ impl Step<'_, '_> {
             return Err((first, Misuse::Barrier(format!("barrier {id}: a block has {NUM_BARRIERS}"))));
         }
         if count.is_some_and(|count| count == 0 || !count.is_multiple_of(32)) {
-            let message = format!("barrier {id} is to wait for {count:?} threads: that is no multiple of the warp's 32");
+            let message =
+                format!("barrier {id} is to wait for {count:?} threads: that is no multiple of the warp's 32");
             return Err((first, Misuse::Barrier(message)));
         }
         let active = self.active;
@@ -224,7 +230,8 @@ impl Step<'_, '_> {
         let num_alive = block.num_alive;
         let barrier = &mut block.barriers[id as usize];
         if barrier.num_threads > 0 && barrier.expected != count {
-            let message = format!("barrier {id} waits for {:?} threads, and this warp wants {count:?}", barrier.expected);
+            let message =
+                format!("barrier {id} waits for {:?} threads, and this warp wants {count:?}", barrier.expected);
             return Err((first, Misuse::Barrier(message)));
         }
         barrier.expected = count;

@@ -1,5 +1,6 @@
 //! Copies of boxes, element by element, against coordinates; and what is refused.
 
+use super::pieces::Piece;
 use super::*;
 use crate::mma::testing::Random;
 
