@@ -8,7 +8,7 @@
 //!
 //! An asynchronous copy owns its destination from its start until it is waited for, and an asynchronous read its source.
 //!
-//! Four bytes share one cell, as nearly all accesses cover whole words; a word is split when one does not.
+//! Sixteen bytes share one cell, which is split into words, and these into bytes, when an access covers only a part.
 
 #![allow(dead_code, reason = "the machine, which calls this, is built next")]
 
