@@ -202,12 +202,13 @@ impl Cells {
         Ok(self.unite(index).unwrap_or(Cell { state: State::Split { index }, ..Cell::default() }))
     }
 
-    /// The cell for all parts, if nothing tells them apart any longer.
+    /// The cell for all parts, if they are alike. Parts that have reads or are split are not: no two share a list or an
+    /// index.
     #[inline]
     fn unite(&mut self, index: u32) -> Option<Cell> {
         let parts = &self.split[index as usize];
         let first = parts[0];
-        let alike = first.reads == 0 && !first.is_split() && parts[1..].iter().all(|part| *part == first);
+        let alike = parts[1..].iter().all(|part| *part == first);
         alike.then(|| {
             self.unused_split.push(index);
             first
@@ -234,6 +235,12 @@ impl Cells {
     #[cfg(test)]
     pub(super) fn num_split(&self) -> (usize, usize) {
         (self.split.len(), self.unused_split.len())
+    }
+
+    /// How many records of reads there have been at once.
+    #[cfg(test)]
+    pub(super) fn num_reads(&self) -> usize {
+        self.reads.records.len() - 1
     }
 }
 

@@ -240,6 +240,40 @@ fn atomics_race_with_plain_accesses_only() {
     assert_conflict(block.add(who(1, 0), 32, 4, 1), Kind::Race, Some((Deed::Write, 0, 1)));
 }
 
+/// Kernels run long, so what is remembered must not grow with the number of accesses.
+#[test]
+fn superfluous_reads_are_forgotten() {
+    // Written in between.
+    let mut block = Block::written();
+    for _ in 0..100 {
+        block.read(who(0, 0), 0, 16).unwrap();
+        block.write(who(0, 0), 0, &[0; 16]).unwrap();
+    }
+    assert_eq!(block.memory.cells.num_reads(), 1);
+    // Read by a warp whose lane 0 alone arrives at barriers: its other lanes are not ordered.
+    let mut block = Block::written();
+    for _ in 0..100 {
+        (0..32).for_each(|lane| _ = block.read(who(0, lane), 0, 16).unwrap());
+        block.clocks.release(0, 1, &mut VectorClock::default());
+    }
+    assert!(block.memory.cells.num_reads() <= 4, "{}", block.memory.cells.num_reads());
+    // Read by one thread after the other, with a barrier between.
+    let mut block = Block::written();
+    for thread in 0..64 {
+        block.read(who(thread / 32, (thread % 32) as u8), 0, 16).unwrap();
+        block.barrier();
+    }
+    assert!(block.memory.cells.num_reads() <= 6, "{}", block.memory.cells.num_reads());
+    // Read asynchronously.
+    let mut block = Block::written();
+    for id in 0..100 {
+        block.begin_async_read(who(0, 0), 0, 16, id).unwrap();
+        let stamp = block.clocks.asynchronous(0);
+        block.memory.end_async_read(0, 16, id, stamp).unwrap();
+    }
+    assert_eq!(block.memory.cells.num_reads(), 2);
+}
+
 /// An atomic operation does not hide the read before it from another atomic operation.
 #[test]
 fn a_read_before_an_atomic_is_not_forgotten() {
