@@ -240,6 +240,18 @@ fn atomics_race_with_plain_accesses_only() {
     assert_conflict(block.add(who(1, 0), 32, 4, 1), Kind::Race, Some((Deed::Write, 0, 1)));
 }
 
+#[test]
+fn lanes_that_read_in_turn_with_another_warp_are_all_remembered() {
+    let mut block = Block::written();
+    for (warp, lane) in [(0, 0), (1, 0), (0, 1)] {
+        block.read(who(warp, lane), 0, 4).unwrap();
+    }
+    let mut barrier = VectorClock::default();
+    block.clocks.release(0, 0b10, &mut barrier);
+    block.clocks.acquire(1, ALL, &barrier);
+    assert_conflict(block.write(who(1, 0), 0, &[0; 4]), Kind::Race, Some((Deed::Read, 0, 0)));
+}
+
 /// Kernels run long, so what is remembered must not grow with the number of accesses.
 #[test]
 fn superfluous_reads_are_forgotten() {
