@@ -296,7 +296,7 @@ impl ReadKind {
 impl Reads {
     fn reset(&mut self) {
         self.records.clear();
-        // Index 0 stands for the end of a list.
+        // Index 0 stands for the end of a list. Its clock is 0, which no access has.
         self.records.push(Read::default());
         self.unused = 0;
     }
@@ -328,7 +328,7 @@ impl Reads {
     pub(super) fn remember(&mut self, cell: &mut Cell, deed: Deed, now: u32, clocks: &Clocks, who: Who) {
         let kind = if deed == Deed::Atomic { ReadKind::Atomic } else { ReadKind::Plain };
         let head = &mut self.records[cell.reads as usize];
-        if cell.reads != 0 && head.warp == who.warp && head.clock == now && head.kind == kind {
+        if head.warp == who.warp && head.clock == now && head.kind == kind {
             head.lanes |= 1 << who.lane;
             head.site = who.site;
         } else {
