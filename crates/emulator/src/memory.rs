@@ -8,8 +8,6 @@
 //! Addresses are never given out twice, and unmapped bytes lie between any two allocations, so that a stray or stale
 //! pointer does not hit something else. Left out: races between blocks on global memory.
 
-#![allow(dead_code, reason = "the machine, which calls this, is built next")]
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};

@@ -10,8 +10,6 @@
 //!
 //! Sixteen bytes share one cell, which is split into words, and these into bytes, when an access covers only a part.
 
-#![allow(dead_code, reason = "the machine, which calls this, is built next")]
-
 mod cells;
 mod conflict;
 #[cfg(test)]
