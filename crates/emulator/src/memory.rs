@@ -120,18 +120,6 @@ impl GlobalMemory {
         Ok(())
     }
 
-    /// Undoes [`GlobalMemory::carve`]: the region's bytes are out of bounds until they are carved again.
-    pub(crate) fn uncarve(&self, addr: u64) -> Result<(), Misuse> {
-        let mut space = self.write_space();
-        let regions = space.allocation_of_mut(addr, 0).and_then(|allocation| allocation.regions.as_mut());
-        if regions.and_then(|regions| regions.remove(&addr)).is_none() {
-            let around = space.around(addr, 0);
-            return Err(Misuse::OutOfBounds(format!("uncarving {addr:#x}: no region begins there; {around}")));
-        }
-        self.generation.fetch_add(1, Ordering::Release);
-        Ok(())
-    }
-
     /// The host writes `bytes`.
     pub(crate) fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), Misuse> {
         let extent = self.find(addr, bytes.len() as u64, "host write")?;

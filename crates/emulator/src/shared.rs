@@ -56,11 +56,6 @@ impl SharedMemory {
         self.cells.reset(len);
     }
 
-    /// Bytes of this shared memory.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
-    }
-
     /// A thread reads `out.len()` bytes: 1, 2, 4, 8 or 16.
     #[inline]
     pub(crate) fn read(&mut self, who: Who, clocks: &Clocks, offset: u32, out: &mut [u8]) -> Result<()> {
