@@ -16,7 +16,7 @@ pub(crate) enum Backend {
     #[cfg(feature = "cuda")]
     Driver(Driver),
     #[cfg(feature = "cuda")]
-    Emulated(Emulated),
+    Emulated(Box<Emulated>),
 }
 
 /// A stream of the backend. A handle means something to the backend that made it alone, and until it destroys it.
@@ -77,7 +77,7 @@ impl Backend {
     }
 
     pub(crate) fn emulated() -> Result<Backend> {
-        Ok(Backend::Emulated(Emulated::new()))
+        Ok(Backend::Emulated(Box::new(Emulated::new())))
     }
 
     pub(crate) fn devices() -> Result<Vec<DeviceInfo>> {

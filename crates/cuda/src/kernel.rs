@@ -92,7 +92,7 @@ impl Launch {
             Some(format!("a block has {threads} threads, at most {} and 64 in z can be", function.max_threads))
         } else if self.shared_bytes > function.max_dynamic_shared_bytes {
             Some(format!("at most {} bytes of dynamic shared memory can be had", function.max_dynamic_shared_bytes))
-        } else if let Some(axis) = (0..3).find(|&axis| self.grid[axis] % self.cluster[axis] != 0) {
+        } else if let Some(axis) = (0..3).find(|&axis| !self.grid[axis].is_multiple_of(self.cluster[axis])) {
             Some(format!("the grid is no multiple of the cluster in {}", ["x", "y", "z"][axis]))
         } else if product(self.cluster) > 8 {
             Some("a cluster has at most 8 blocks".to_owned())
