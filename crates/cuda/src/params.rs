@@ -13,7 +13,7 @@ impl Address {
     pub const NULL: Address = Address(0);
 }
 
-/// An argument struct, declared with [`params!`](crate::params).
+/// An argument struct, declared with [`params!`](macro@crate::params).
 pub trait Params: Pod {}
 
 /// Declares the argument struct of a kernel, with its size and the offset of each field: the same numbers that `PARAMS_SIZE` and
