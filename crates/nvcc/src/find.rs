@@ -62,7 +62,11 @@ impl Places {
             for program in candidates.iter().filter(|program| program.is_file()) {
                 nothing_there = false;
                 match release(program) {
-                    Ok(release) => return Ok(Nvcc { program: program.clone(), release }),
+                    // Absolute, as nvcc is run in other folders than this one.
+                    Ok(release) => {
+                        let program = std::path::absolute(program).map_err(Error::io("find", program))?;
+                        return Ok(Nvcc { program, release });
+                    }
                     Err(reason) => _ = writeln!(looked_for, "- {name}: {} {reason}", program.display()),
                 }
             }
