@@ -279,13 +279,18 @@ impl Clocks {
     /// Those of `lanes` of a warp whose accesses at `clock` do not come before what this thread does next.
     #[inline]
     pub(crate) fn unordered_lanes(&self, of_warp: u16, lanes: u32, clock: u32, warp: u16, lane: u8) -> u32 {
+        if lanes.is_power_of_two() {
+            let access = Access { warp: of_warp, lane: lanes.trailing_zeros() as u8, clock };
+            return if self.is_ordered_before(access, warp, lane) { 0 } else { lanes };
+        }
         let own = if of_warp == warp { 1 << lane } else { 0 };
         let state = &self.warps[usize::from(warp)];
         let late = |row: Option<&[u32; LANES]>| row.map_or(u32::MAX, |row| lanes_below(row, clock));
         let of_warp = usize::from(of_warp);
-        let mut unordered = lanes & !own;
-        unordered &= late(state.common.known.0.get(of_warp));
-        if let Some(extra) = state.extra_of(usize::from(lane)) {
+        let mut unordered = lanes & !own & late(state.common.known.0.get(of_warp));
+        if unordered != 0
+            && let Some(extra) = state.extra_of(usize::from(lane))
+        {
             unordered &= late(extra.known.0.get(of_warp));
         }
         unordered

@@ -8,7 +8,7 @@
 //!
 //! An asynchronous copy owns its destination from its start until it is waited for, and an asynchronous read its source.
 //!
-//! Four bytes share one cell, as nearly all accesses cover whole words; a word is split when one does not.
+//! Sixteen bytes share one cell, which is split into words, and these into bytes, when an access covers only a part.
 
 #![allow(dead_code, reason = "the machine, which calls this, is built next")]
 
@@ -214,7 +214,8 @@ impl SharedMemory {
     }
 
     /// The asynchronous read `id` of these bytes has been waited for: from now on it counts as made by `stamp`, which is
-    /// the waiting thread's, or an asynchronous thread's that those who waited have learnt of.
+    /// the waiting thread's, or an asynchronous thread's that those who waited have learnt of. Who knows of the read alone
+    /// is not taken to know what came before it.
     pub(crate) fn end_async_read(&mut self, offset: u32, len: usize, id: u32, stamp: Access) -> Result<()> {
         let start = self.locate(offset, len, Deed::AsyncRead)?;
         self.cells

@@ -7,20 +7,25 @@ use crate::clocks::{Access, Clocks};
 use super::Who;
 use super::conflict::{Deed, Earlier, Kind, Trouble, TroubleAt};
 
-/// Bytes that share a cell as long as no access covers a part of them.
+/// Bytes that share a cell as long as no access covers a part of them: what the widest access covers.
+const LINE: usize = 16;
+/// A line is split into words of four bytes, a word into bytes: both into four parts.
 const WORD: usize = 4;
+const PARTS: usize = 4;
+/// Where a list of reads is longer than this, what the new one makes superfluous is looked for in the rest of it.
+const SHORT_LIST: usize = 4;
 
 /// All cells of one shared memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cells {
-    words: Vec<Cell>,
-    /// A cell for each byte of the words that are split.
-    split: Vec<[Cell; WORD]>,
+    lines: Vec<Cell>,
+    /// The parts of lines and words that are split.
+    split: Vec<[Cell; PARTS]>,
     unused_split: Vec<u32>,
     reads: Reads,
 }
 
-/// What is known about one word, or one byte of a word that is split.
+/// What is known about one line, or about one word or byte where the accesses differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Cell {
     pub(super) state: State,
@@ -48,7 +53,7 @@ pub(super) enum State {
         warp: u16,
         id: u32,
     },
-    /// Each byte has a cell of its own.
+    /// Each part has a cell of its own.
     Split {
         index: u32,
     },
@@ -65,6 +70,10 @@ impl Cell {
     pub(super) fn pending(by: Who, id: u32) -> Cell {
         let Who { warp, lane, site } = by;
         Cell { state: State::Pending { lane, warp, id }, site, ..Cell::default() }
+    }
+
+    fn is_split(&self) -> bool {
+        matches!(self.state, State::Split { .. })
     }
 
     pub(super) fn is_pending(&self, copy: u32) -> bool {
@@ -119,8 +128,8 @@ impl Cell {
 
 impl Cells {
     pub(super) fn reset(&mut self, num_bytes: usize) {
-        self.words.clear();
-        self.words.resize(num_bytes.div_ceil(WORD), Cell::default());
+        self.lines.clear();
+        self.lines.resize(num_bytes.div_ceil(LINE), Cell::default());
         self.split.clear();
         self.unused_split.clear();
         self.reads.reset();
@@ -137,65 +146,101 @@ impl Cells {
         let end = start + len;
         let mut at = start;
         while at < end {
-            let word = at / WORD;
-            let next = (WORD * (word + 1)).min(end);
-            let whole = next - at == WORD;
-            let cell = &mut self.words[word];
-            match cell.state {
-                State::Split { index } => self.visit_bytes(word, index, at..next, &mut check)?,
-                _ if whole => check(cell, &mut self.reads, at..next).map_err(|trouble| trouble.at(at))?,
-                _ => {
-                    let index = self.split_word(word);
-                    self.visit_bytes(word, index, at..next, &mut check)?;
-                }
+            let line = at / LINE;
+            let next = (LINE * (line + 1)).min(end);
+            let cell = &mut self.lines[line];
+            if next - at == LINE && !cell.is_split() {
+                check(cell, &mut self.reads, at..next).map_err(|trouble| trouble.at(at))?;
+            } else {
+                self.visit_words(line, at..next, &mut check)?;
             }
             at = next;
         }
         Ok(())
     }
 
-    /// The same for bytes of a word that is split; if all of them are alike afterwards, the word is whole again.
-    fn visit_bytes(
+    /// The same inside one line, which is split.
+    #[inline]
+    fn visit_words(
         &mut self,
-        word: usize,
-        index: u32,
+        line: usize,
         bytes: Range<usize>,
-        mut check: impl FnMut(&mut Cell, &mut Reads, Range<usize>) -> Result<()>,
+        check: &mut impl FnMut(&mut Cell, &mut Reads, Range<usize>) -> Result<()>,
     ) -> std::result::Result<(), TroubleAt> {
-        let cells = &mut self.split[index as usize];
-        for byte in bytes {
-            check(&mut cells[byte % WORD], &mut self.reads, byte..byte + 1).map_err(|trouble| trouble.at(byte))?;
+        let index = self.split(self.lines[line]);
+        self.lines[line] = Cell { state: State::Split { index }, ..Cell::default() };
+        let mut at = bytes.start;
+        while at < bytes.end {
+            let next = (WORD * (at / WORD + 1)).min(bytes.end);
+            let cell = &mut self.split[index as usize][at / WORD % PARTS];
+            if next - at == WORD && !cell.is_split() {
+                check(cell, &mut self.reads, at..next).map_err(|trouble| trouble.at(at))?;
+            } else {
+                let whole = *cell;
+                self.split[index as usize][at / WORD % PARTS] = self.visit_bytes(whole, at..next, check)?;
+            }
+            at = next;
         }
-        let first = cells[0];
-        if first.reads == 0 && cells.iter().all(|cell| *cell == first) {
-            self.words[word] = first;
-            self.unused_split.push(index);
+        if let Some(whole) = self.unite(index) {
+            self.lines[line] = whole;
         }
         Ok(())
     }
 
-    /// How many words have been split at once, and how many of their places are free now.
+    /// The same inside one word, which is split; returns what becomes of its cell.
+    fn visit_bytes(
+        &mut self,
+        word: Cell,
+        bytes: Range<usize>,
+        check: &mut impl FnMut(&mut Cell, &mut Reads, Range<usize>) -> Result<()>,
+    ) -> std::result::Result<Cell, TroubleAt> {
+        let index = self.split(word);
+        for at in bytes {
+            let cell = &mut self.split[index as usize][at % PARTS];
+            check(cell, &mut self.reads, at..at + 1).map_err(|trouble| trouble.at(at))?;
+        }
+        Ok(self.unite(index).unwrap_or(Cell { state: State::Split { index }, ..Cell::default() }))
+    }
+
+    /// The cell for all parts, if they are alike. Parts that have reads or are split are not: no two share a list or an
+    /// index.
+    #[inline]
+    fn unite(&mut self, index: u32) -> Option<Cell> {
+        let parts = &self.split[index as usize];
+        let first = parts[0];
+        let alike = parts[1..].iter().all(|part| *part == first);
+        alike.then(|| {
+            self.unused_split.push(index);
+            first
+        })
+    }
+
+    /// Where the parts of a cell are; when it is split, each part gets a copy of what is known about the whole.
+    #[inline]
+    fn split(&mut self, whole: Cell) -> u32 {
+        if let State::Split { index } = whole.state {
+            return index;
+        }
+        let parts = [(); PARTS].map(|()| Cell { reads: self.reads.duplicate(whole.reads), ..whole });
+        self.reads.release(whole.reads);
+        if let Some(index) = self.unused_split.pop() {
+            self.split[index as usize] = parts;
+            return index;
+        }
+        self.split.push(parts);
+        (self.split.len() - 1) as u32
+    }
+
+    /// How many cells have been split at once, and how many of their places are free now.
     #[cfg(test)]
     pub(super) fn num_split(&self) -> (usize, usize) {
         (self.split.len(), self.unused_split.len())
     }
 
-    fn split_word(&mut self, word: usize) -> u32 {
-        let whole = self.words[word];
-        let cells = [(); WORD].map(|()| Cell { reads: self.reads.duplicate(whole.reads), ..whole });
-        self.reads.release(whole.reads);
-        let index = match self.unused_split.pop() {
-            Some(index) => {
-                self.split[index as usize] = cells;
-                index
-            }
-            None => {
-                self.split.push(cells);
-                (self.split.len() - 1) as u32
-            }
-        };
-        self.words[word] = Cell { state: State::Split { index }, ..Cell::default() };
-        index
+    /// How many records of reads there have been at once.
+    #[cfg(test)]
+    pub(super) fn num_reads(&self) -> usize {
+        self.reads.records.len() - 1
     }
 }
 
@@ -251,7 +296,7 @@ impl ReadKind {
 impl Reads {
     fn reset(&mut self) {
         self.records.clear();
-        // Index 0 stands for the end of a list.
+        // Index 0 stands for the end of a list. Its clock is 0, which no access has.
         self.records.push(Read::default());
         self.unused = 0;
     }
@@ -283,7 +328,7 @@ impl Reads {
     pub(super) fn remember(&mut self, cell: &mut Cell, deed: Deed, now: u32, clocks: &Clocks, who: Who) {
         let kind = if deed == Deed::Atomic { ReadKind::Atomic } else { ReadKind::Plain };
         let head = &mut self.records[cell.reads as usize];
-        if cell.reads != 0 && head.warp == who.warp && head.clock == now && head.kind == kind {
+        if head.warp == who.warp && head.clock == now && head.kind == kind {
             head.lanes |= 1 << who.lane;
             head.site = who.site;
         } else {
@@ -293,13 +338,14 @@ impl Reads {
 
     /// The same where the list does not begin with reads of this warp at this clock.
     ///
-    /// Drops what the new record makes superfluous: accesses of the same kind that come before it, as whatever comes
-    /// after the new one comes after them, too. (Not of another kind: an atomic operation excludes less than a read.)
+    /// Drops what the new record makes superfluous: earlier accesses of this lane and, to keep the list short, all those
+    /// of the same kind that come before it, as whatever comes after the new one comes after them, too. (Not of another
+    /// kind: an atomic operation excludes less than a read.)
     fn remember_first(&mut self, cell: &mut Cell, kind: ReadKind, now: u32, clocks: &Clocks, who: Who) {
         let mut new = Read { warp: who.warp, kind, clock: now, lanes: 1 << who.lane, site: who.site, next: 0 };
         // Lanes of this warp that a newer record has; newer ones stand before older ones.
         let mut newer = new.lanes;
-        let (mut previous, mut at) = (0, cell.reads);
+        let (mut previous, mut at, mut kept) = (0, cell.reads, 0);
         while at != 0 {
             let record = &mut self.records[at as usize];
             let next = record.next;
@@ -313,12 +359,14 @@ impl Reads {
                     newer |= record.lanes;
                     superfluous = record.lanes == 0 || record.clock == now;
                 }
-                superfluous |= clocks.unordered_lanes(record.warp, record.lanes, record.clock, who.warp, who.lane) == 0;
+                superfluous |= kept >= SHORT_LIST
+                    && clocks.unordered_lanes(record.warp, record.lanes, record.clock, who.warp, who.lane) == 0;
             }
             if superfluous {
                 self.unlink(cell, previous, at);
             } else {
                 previous = at;
+                kept += 1;
             }
             at = next;
         }

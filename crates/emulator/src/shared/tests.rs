@@ -207,14 +207,20 @@ fn neighbours_in_a_word_are_told_apart() {
 }
 
 #[test]
-fn a_word_that_is_written_whole_is_whole_again() {
+fn what_is_written_whole_is_whole_again() {
     let mut block = Block::new();
+    block.write(who(0, 0), 0, &[1; 4]).unwrap();
     for _ in 0..10 {
         block.write(who(0, 0), 0, &[1]).unwrap();
         block.write(who(0, 0), 2, &[1; 2]).unwrap();
+        block.write(who(0, 1), 4, &[1; 4]).unwrap();
         block.write(who(0, 0), 0, &[1; 4]).unwrap();
+        assert_eq!(block.memory.cells.num_split(), (2, 1), "the line is split, the word no longer");
+        block.clocks.warp_sync(0, ALL);
+        block.write(who(0, 0), 0, &[1; 16]).unwrap();
+        assert_eq!(block.memory.cells.num_split(), (2, 2), "both places are free");
+        block.clocks.warp_sync(0, ALL);
     }
-    assert_eq!(block.memory.cells.num_split(), (1, 1), "one was made, and it is free");
 }
 
 #[test]
@@ -232,6 +238,52 @@ fn atomics_race_with_plain_accesses_only() {
     assert_conflict(block.add(who(1, 0), 0, 4, 1), Kind::Race, Some((Deed::Read, 0, 0)));
     block.write(who(0, 1), 32, &[0; 4]).unwrap();
     assert_conflict(block.add(who(1, 0), 32, 4, 1), Kind::Race, Some((Deed::Write, 0, 1)));
+}
+
+#[test]
+fn lanes_that_read_in_turn_with_another_warp_are_all_remembered() {
+    let mut block = Block::written();
+    for (warp, lane) in [(0, 0), (1, 0), (0, 1)] {
+        block.read(who(warp, lane), 0, 4).unwrap();
+    }
+    let mut barrier = VectorClock::default();
+    block.clocks.release(0, 0b10, &mut barrier);
+    block.clocks.acquire(1, ALL, &barrier);
+    assert_conflict(block.write(who(1, 0), 0, &[0; 4]), Kind::Race, Some((Deed::Read, 0, 0)));
+}
+
+/// Kernels run long, so what is remembered must not grow with the number of accesses.
+#[test]
+fn superfluous_reads_are_forgotten() {
+    // Written in between.
+    let mut block = Block::written();
+    for _ in 0..100 {
+        block.read(who(0, 0), 0, 16).unwrap();
+        block.write(who(0, 0), 0, &[0; 16]).unwrap();
+    }
+    assert_eq!(block.memory.cells.num_reads(), 1);
+    // Read by a warp whose lane 0 alone arrives at barriers: its other lanes are not ordered.
+    let mut block = Block::written();
+    for _ in 0..100 {
+        (0..32).for_each(|lane| _ = block.read(who(0, lane), 0, 16).unwrap());
+        block.clocks.release(0, 1, &mut VectorClock::default());
+    }
+    assert!(block.memory.cells.num_reads() <= 4, "{}", block.memory.cells.num_reads());
+    // Read by one thread after the other, with a barrier between.
+    let mut block = Block::written();
+    for thread in 0..64 {
+        block.read(who(thread / 32, (thread % 32) as u8), 0, 16).unwrap();
+        block.barrier();
+    }
+    assert!(block.memory.cells.num_reads() <= 6, "{}", block.memory.cells.num_reads());
+    // Read asynchronously.
+    let mut block = Block::written();
+    for id in 0..100 {
+        block.begin_async_read(who(0, 0), 0, 16, id).unwrap();
+        let stamp = block.clocks.asynchronous(0);
+        block.memory.end_async_read(0, 16, id, stamp).unwrap();
+    }
+    assert_eq!(block.memory.cells.num_reads(), 2);
 }
 
 /// An atomic operation does not hide the read before it from another atomic operation.

@@ -11,6 +11,8 @@ const LIVE: [usize; 4] = [0, 1, 7, 31];
 const ASYNC_THREADS: usize = 40;
 const THREADS: usize = 32 * WARPS + ASYNC_THREADS;
 const BYTES: usize = 48;
+/// So many of which are used in half of the programs, for more to happen at the same place.
+const FEW_BYTES: usize = 16;
 const BARRIERS: usize = 3;
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
@@ -179,6 +181,9 @@ struct Program {
     clocks: Clocks,
     barriers: Vec<VectorClock>,
     flights: Vec<Flight>,
+    /// How many bytes are used, and in how many of 8 cases an access is a read.
+    num_bytes: usize,
+    num_reads: usize,
     allowed: u32,
     refused: u32,
 }
@@ -190,13 +195,18 @@ impl Program {
         let mut clocks = Clocks::default();
         clocks.reset(WARPS);
         (0..WARPS).for_each(|warp| clocks.exit(warp, !mask(&LIVE)));
+        let mut random = Random(seed);
+        let num_bytes = if random.below(2) == 0 { FEW_BYTES } else { BYTES };
+        let num_reads = random.below(8);
         Program {
-            random: Random(seed),
+            random,
             model: Model::new(),
             memory,
             clocks,
             barriers: vec![VectorClock::default(); BARRIERS],
             flights: Vec::new(),
+            num_bytes,
+            num_reads,
             allowed: 0,
             refused: 0,
         }
@@ -271,15 +281,16 @@ impl Program {
 
     fn access(&mut self, step: u32) {
         let Program { random, model, memory, clocks, .. } = self;
-        let deeds = [Deed::Read, Deed::Read, Deed::Write, Deed::Write, Deed::Atomic, Deed::Copy, Deed::AsyncRead];
-        let deed = deeds[random.below(deeds.len())];
+        let deeds = [Deed::Write, Deed::Write, Deed::Atomic, Deed::Copy, Deed::AsyncRead];
+        let is_read = random.below(8) < self.num_reads;
+        let deed = if is_read { Deed::Read } else { deeds[random.below(deeds.len())] };
         let len = match deed {
             Deed::Read | Deed::Write => 1 << random.below(5),
             Deed::Atomic => 2 << random.below(3),
             Deed::Copy => 4 << random.below(3),
             Deed::AsyncRead => 16,
         };
-        let start = len * random.below(BYTES / len);
+        let start = len * random.below(self.num_bytes / len);
         let proxy = if len == 16 && random.below(2) == 0 { Proxy::Asynchronous } else { Proxy::Generic };
         let (warp, lane) = (random.below(WARPS), LIVE[random.below(LIVE.len())]);
         let thread = 32 * warp + lane;
