@@ -15,8 +15,6 @@
 //!
 //! Left out: order by `fence` and plain or atomic accesses alone (a flag in memory); only barriers make order here.
 
-#![allow(dead_code, reason = "the machine, which calls this, is built next")]
-
 #[cfg(test)]
 mod tests;
 

@@ -161,6 +161,14 @@ impl Machine {
         self.memory.copy(to, from, len)
     }
 
+    /// Makes bytes unwritten again, as those of a buffer whose content is over.
+    ///
+    /// # Errors
+    /// As for [`Machine::write`].
+    pub fn forget(&self, address: u64, len: u64) -> Result<(), Misuse> {
+        self.memory.mark_unwritten(address, len)
+    }
+
     /// Instructions that warps have executed on this machine so far.
     pub fn num_instructions(&self) -> u64 {
         self.num_instructions.load(Ordering::Relaxed)

@@ -8,8 +8,6 @@
 //! Addresses are never given out twice, and unmapped bytes lie between any two allocations, so that a stray or stale
 //! pointer does not hit something else. Left out: races between blocks on global memory.
 
-#![allow(dead_code, reason = "the machine, which calls this, is built next")]
-
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -118,18 +116,6 @@ impl GlobalMemory {
             return Err(Misuse::OutOfBounds(format!("{}overlaps the region of {size} bytes at {start:#x}", around())));
         }
         regions.insert(addr, addr + len);
-        self.generation.fetch_add(1, Ordering::Release);
-        Ok(())
-    }
-
-    /// Undoes [`GlobalMemory::carve`]: the region's bytes are out of bounds until they are carved again.
-    pub(crate) fn uncarve(&self, addr: u64) -> Result<(), Misuse> {
-        let mut space = self.write_space();
-        let regions = space.allocation_of_mut(addr, 0).and_then(|allocation| allocation.regions.as_mut());
-        if regions.and_then(|regions| regions.remove(&addr)).is_none() {
-            let around = space.around(addr, 0);
-            return Err(Misuse::OutOfBounds(format!("uncarving {addr:#x}: no region begins there; {around}")));
-        }
         self.generation.fetch_add(1, Ordering::Release);
         Ok(())
     }

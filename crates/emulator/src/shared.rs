@@ -10,8 +10,6 @@
 //!
 //! Sixteen bytes share one cell, which is split into words, and these into bytes, when an access covers only a part.
 
-#![allow(dead_code, reason = "the machine, which calls this, is built next")]
-
 mod cells;
 mod conflict;
 #[cfg(test)]
@@ -56,11 +54,6 @@ impl SharedMemory {
         self.bytes.clear();
         self.bytes.resize(len, 0);
         self.cells.reset(len);
-    }
-
-    /// Bytes of this shared memory.
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len()
     }
 
     /// A thread reads `out.len()` bytes: 1, 2, 4, 8 or 16.

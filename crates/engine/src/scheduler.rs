@@ -114,7 +114,12 @@ impl Scheduler {
                 return;
             }
             let has_seat = self.running.len() < self.limits.max_num_seqs;
-            let hit = self.blocks.look_up(first.reusable_hashes());
+            let hashes = first.reusable_hashes();
+            let hit = self.blocks.look_up(hashes);
+            // It would not start yet: room that it took now would go back to those it was taken from.
+            if hashes.get(hit.num_blocks).is_some_and(|hash| is_awaited_before(&self.awaited, hash, first.turn)) {
+                return;
+            }
             let num_needed = first.num_needed_blocks() - hit.num_blocks;
             let num_free = self.blocks.num_free() - hit.num_free_blocks;
             let num_given: usize = self.running.iter().filter(gives_way).map(|sequence| sequence.blocks.len()).sum();
@@ -175,8 +180,8 @@ impl Scheduler {
         while self.running.len() < self.limits.max_num_seqs
             && let Some(sequence) = self.waiting.get_mut(index)
         {
-            // One that goes before it is about to compute the block.
-            let is_awaited = |hash: &BlockHash| self.awaited.get(hash).is_some_and(|turn| *turn < sequence.turn);
+            let turn = sequence.turn;
+            let is_awaited = |hash: &BlockHash| is_awaited_before(&self.awaited, hash, turn);
             if sequence.awaited_hash.as_ref().is_some_and(is_awaited) {
                 index += 1;
                 continue;
@@ -361,6 +366,15 @@ impl Scheduler {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a sequence with an earlier turn is about to compute the block.
+fn is_awaited_before(
+    awaited: &HashMap<BlockHash, Turn, rustc_hash::FxBuildHasher>,
+    hash: &BlockHash,
+    turn: Turn,
+) -> bool {
+    awaited.get(hash).is_some_and(|earlier| *earlier < turn)
 }
 
 fn schedule_chunk(sequence: &mut Sequence, budget: &mut Budget) {

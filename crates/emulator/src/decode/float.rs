@@ -21,8 +21,16 @@ const ROUNDINGS: [Rounding; 5] =
     [Rounding::NearestEven, Rounding::Zero, Rounding::Down, Rounding::Up, Rounding::NearestAway];
 const SATURATIONS: [Saturate; 5] =
     [Saturate::None, Saturate::Zero1, Saturate::Relu, Saturate::Finite, Saturate::ReluFinite];
-const FUNCTIONS: [Function; 7] =
-    [Function::Ex2, Function::Lg2, Function::Sin, Function::Cos, Function::Tanh, Function::Rsqrt, Function::Sqrt];
+const FUNCTIONS: [Function; 8] = [
+    Function::Ex2,
+    Function::Lg2,
+    Function::Sin,
+    Function::Cos,
+    Function::Tanh,
+    Function::Rsqrt,
+    Function::Sqrt,
+    Function::Rcp,
+];
 const COMPARISONS: [Comparison; 14] = [
     Comparison::Eq,
     Comparison::Ne,
@@ -164,7 +172,7 @@ impl<'a> Decoder<'a> {
                 Some(|r, a, m| binary::<u32, u32, u32>(r, a, m, |x, y| div_full_f32(x, y, ftz(a.extra))))
             }
             ("div", "f32") => Some(f32_op!(binary, extra, |x, y| arithmetic::div_f32)),
-            ("rcp", "f32") => Some(f32_op!(unary, extra, |x| arithmetic::rcp_f32)),
+            ("rcp", "f32") if !is_approximate => Some(f32_op!(unary, extra, |x| arithmetic::rcp_f32)),
             ("sqrt", "f32") if !is_approximate => Some(f32_op!(unary, extra, |x| arithmetic::sqrt_f32)),
             ("add", "f64") => Some(f64_op!(binary, |x, y| arithmetic::add_f64)),
             ("sub", "f64") => Some(f64_op!(binary, |x, y| arithmetic::sub_f64)),
@@ -214,9 +222,10 @@ impl<'a> Decoder<'a> {
                 binary::<u32, u32, u32>(r, a, m, |x, y| copysign(x.into(), y.into(), Format::F32) as u32)
             }),
             ("copysign", "f64") => Some(|r, a, m| binary::<u64, u64, u64>(r, a, m, |x, y| copysign(x, y, Format::F64))),
-            ("ex2" | "lg2" | "sin" | "cos" | "tanh" | "rsqrt" | "sqrt", _) => {
-                let index =
-                    ["ex2", "lg2", "sin", "cos", "tanh", "rsqrt", "sqrt"].iter().position(|known| *known == name);
+            ("ex2" | "lg2" | "sin" | "cos" | "tanh" | "rsqrt" | "sqrt" | "rcp", _) => {
+                let index = ["ex2", "lg2", "sin", "cos", "tanh", "rsqrt", "sqrt", "rcp"]
+                    .iter()
+                    .position(|known| *known == name);
                 extra |= (index.unwrap_or(0) as u32) << FUNCTION_AT;
                 with_format(kind, APPROXIMATE)
             }

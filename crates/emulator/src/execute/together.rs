@@ -46,7 +46,9 @@ impl Step<'_, '_> {
                 set_predicate(&mut self.warp.registers, *elected, self.active, 1 << leader);
             }
             Op::WarpSync { .. } => self.cluster.clocks.warp_sync(usize::from(self.warp.index), required),
-            Op::Barrier { what, id, count, reduction, .. } => return self.barrier(*what, *id, *count, *reduction),
+            Op::Barrier { what, id, count, reduction, is_aligned } => {
+                return self.barrier(*what, *id, *count, *reduction, *is_aligned);
+            }
             Op::ClusterArrive => self.cluster_arrive(),
             Op::ClusterWait => {
                 let phase = self.warp.cluster_phase;
@@ -211,6 +213,7 @@ impl Step<'_, '_> {
         id: u32,
         count: Option<u32>,
         reduction: Option<(BarrierReduction, (u32, bool))>,
+        is_aligned: bool,
     ) -> LaneResult<Next> {
         let first = self.first();
         let value = |slot: u32| self.warp.registers.b32[slot as usize][first as usize];
@@ -236,7 +239,7 @@ impl Step<'_, '_> {
         }
         barrier.expected = count;
         barrier.num_threads += active.count_ones();
-        barrier.num_counted += 32;
+        barrier.num_counted += if is_aligned { 32 } else { active.count_ones() };
         if let Some(holds) = holds {
             barrier.votes.0 += holds.count_ones();
             barrier.votes.1 += active.count_ones();

@@ -1,6 +1,6 @@
 //! What requests share of their prompts.
 
-use cachalot_engine::{EngineConfig, KvCacheSize, Request, SamplingParams, SpeculativeTokens};
+use cachalot_engine::{EngineConfig, KvCacheSize, Priority, Request, SamplingParams, SpeculativeTokens};
 
 use crate::draft_model::DraftModel;
 use crate::models::PagedModel;
@@ -127,6 +127,23 @@ fn who_waits_for_another_is_let_go_when_that_one_goes() {
     run(&mut engine);
     // What the first had computed by then is there.
     assert_eq!(report(&mut second).num_cached_tokens, 64);
+}
+
+#[test]
+fn who_waits_for_another_takes_no_seat_before_that_one_is_done() {
+    let config = EngineConfig { max_num_batched_tokens: 100, max_num_seqs: 2, ..sharing() };
+    let (mut engine, handle) = engine(PagedModel::hashing(), config);
+    let of_class = |priority, prompt_ids: &[u32]| Request { priority, ..greedy(prompt_ids, 30) };
+    let mut low = handle.submit(of_class(Priority::Low, &[9; 30])).unwrap();
+    engine.step();
+    let mut first = handle.submit(of_class(Priority::High, &text(400))).unwrap();
+    engine.step();
+    let mut second = handle.submit(of_class(Priority::High, &text(400))).unwrap();
+    run(&mut engine);
+    assert_eq!(report(&mut second).num_cached_tokens, 384);
+    assert_eq!(report(&mut first).num_preemptions, 0);
+    // It gives way once, when the other can start; before, it would have come back at once, again and again.
+    assert_eq!(report(&mut low).num_preemptions, 1);
 }
 
 #[test]
