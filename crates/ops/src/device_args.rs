@@ -4,19 +4,16 @@ use cachalot_cuda::DeviceView;
 
 use crate::{Error, Result};
 
-/// Refuses a view whose rows do not all begin at a multiple of `bytes`, which is 4, 8 or 16.
+/// Refuses a view that does not begin at a multiple of `bytes`, which is 8 or 16; if it has more dimensions than one, each of its
+/// rows must.
 pub(crate) fn aligned(op: &'static str, arg: &str, view: DeviceView<'_>, bytes: usize) -> Result<()> {
     let (address, row_bytes) = (view.address().0, view.row_stride() * view.dtype().size_bytes());
-    let one_row = view.shape().num_rows() <= 1;
-    if address.is_multiple_of(bytes as u64) && (one_row || row_bytes.is_multiple_of(bytes)) {
+    let has_rows = view.shape().rank() > 1 && view.shape().num_rows() > 1;
+    if address.is_multiple_of(bytes as u64) && (!has_rows || row_bytes.is_multiple_of(bytes)) {
         return Ok(());
     }
     let got = format!("`{arg}` at {address:#x} with rows {row_bytes} bytes apart");
-    let supported = match bytes {
-        16 => "rows at multiples of 16 bytes",
-        8 => "rows at multiples of 8 bytes",
-        _ => "rows at multiples of 4 bytes",
-    };
+    let supported = if bytes == 16 { "rows at multiples of 16 bytes" } else { "rows at multiples of 8 bytes" };
     Err(Error::Unsupported { op, got, supported })
 }
 

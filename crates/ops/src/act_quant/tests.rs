@@ -76,7 +76,13 @@ fn refusals_name_the_argument() {
         (DType::BF16, [2, 128], [2, 256], [1, 2], "act_quant: `k` is 256 in `values`, 128 in `x`"),
         (DType::BF16, [2, 256], [2, 256], [2, 3], "act_quant: `num_tokens` is 3 in `scales`, 2 in `x`"),
         (DType::BF16, [2, 256], [2, 256], [1, 2], "act_quant: `k / 128` is 1 in `scales`, 2 in `values`"),
-        (DType::BF16, [2, 192], [2, 192], [1, 2], "act_quant: `k` of 192 is not supported; supported: multiples of 128"),
+        (
+            DType::BF16,
+            [2, 192],
+            [2, 192],
+            [1, 2],
+            "act_quant: `k` of 192 is not supported; supported: multiples of 128",
+        ),
         (DType::F32, [2, 128], [2, 128], [1, 2], "act_quant: `x` of F32 is not supported; supported: BF16"),
     ] {
         let x = device.unwritten(dtype, x);

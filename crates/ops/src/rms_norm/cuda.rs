@@ -3,10 +3,10 @@
 use cachalot_cuda::{Address, DeviceView, DeviceViewMut, Gpu, Kernel, Launch, Stream, params};
 use cachalot_tensor::DType;
 
+use crate::Result;
 use crate::act_quant::Quantised;
 use crate::device_args::{aligned, count, multiple};
 use crate::dims::Dims;
-use crate::Result;
 
 const OP: &str = "rms_norm";
 /// Elements that a thread loads at once, and the longest row.

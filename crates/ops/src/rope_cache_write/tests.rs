@@ -174,9 +174,13 @@ fn latent_attention() {
     for num_heads in [1, 3, 128] {
         let heads = Some(Heads { num_heads, head_dim: 192, rotary_start: 128 });
         check(&device, MLA, heads, &TOKENS, ScaleFormat::Ue8m0);
-        formats.map(|format| check(&device, MLA_FP8, heads, &TOKENS, format));
+        for format in formats {
+            check(&device, MLA_FP8, heads, &TOKENS, format);
+        }
     }
-    formats.map(|format| check(&device, MLA_FP8, None, &TOKENS[..1], format));
+    for format in formats {
+        check(&device, MLA_FP8, None, &TOKENS[..1], format);
+    }
     check(&device, MLA, None, &[], ScaleFormat::F32);
 }
 
@@ -194,10 +198,9 @@ fn indexer_keys() {
 fn other_dimensions() {
     let device = Emulated::new();
     for (latent_dim, rotary_dim) in [(0, 128), (8, 16), (1032, 48)] {
-        for (layout, key_place) in [
-            (RopeLayout::Interleaved, KeyPlace::BeforeLatent),
-            (RopeLayout::HalfSplit, KeyPlace::AfterLatent),
-        ] {
+        for (layout, key_place) in
+            [(RopeLayout::Interleaved, KeyPlace::BeforeLatent), (RopeLayout::HalfSplit, KeyPlace::AfterLatent)]
+        {
             let heads = Some(Heads { num_heads: 5, head_dim: rotary_dim + 16, rotary_start: 8 });
             let form = Form { layout, key_place, latent_dim, rotary_dim, is_fp8: false };
             check(&device, form, heads, &TOKENS, ScaleFormat::F32);
@@ -239,7 +242,10 @@ fn refusals_name_the_argument() {
         (run(interleaved, 128, [512, 64], [576, 64], DType::BF16), "`rotary_dim / 2` is 64 in `inv_freq`, 32 in `key`"),
         (run(interleaved, 136, [512, 64], [576, 32], DType::BF16), "at most 56 from `rotary_start` 136 on"),
         (run(interleaved, 0, [512, 40], [552, 20], DType::BF16), "`rotary_dim` of 40 is not supported"),
-        (run(RopeLayout::HalfSplit, 128, [512, 64], [656, 32], DType::U8), "512 and 64 elements, HalfSplit, AfterLatent"),
+        (
+            run(RopeLayout::HalfSplit, 128, [512, 64], [656, 32], DType::U8),
+            "512 and 64 elements, HalfSplit, AfterLatent",
+        ),
         (run(interleaved, 128, [256, 64], [656, 32], DType::U8), "FP8 records of 256 and 64 elements"),
     ] {
         assert!(error.contains(message), "{error}");
