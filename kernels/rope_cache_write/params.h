@@ -10,7 +10,7 @@ struct RopeCacheWriteParams {
     const uint16_t* latent;         // [num_tokens, latent_dim] bf16: cached as it is
     const uint16_t* key;            // [num_tokens, rotary_dim] bf16: cached rotated
     uint8_t* cache;                 // [num_slots] rows of bf16, or FP8 records
-    const uint32_t* positions;      // [num_tokens]
+    const int32_t* positions;       // [num_tokens]
     const int32_t* slot_mapping;    // [num_tokens]; negative: a padding token, which is not cached
     const float* inv_freq;          // [num_pairs] radians per position
     int64_t q_stride;               // elements from token to token; a multiple of 8, like every stride here

@@ -7,7 +7,7 @@
 
 struct TopKParams {
     const float* scores;        // [num_rows, row_stride] f32, 16-byte aligned
-    const uint32_t* lengths;    // [num_rows]: scores of each row that count; the others are not read
+    const int32_t* lengths;     // [num_rows]: scores of each row that count, at most row_stride; the others are not read
     int32_t* out;               // [num_rows, k]: the best positions ascending, then -1
     uint32_t row_stride;        // elements from row to row, a multiple of 4
     uint32_t k;

@@ -130,7 +130,7 @@ __device__ void write_chosen(const float* row, uint32_t length, uint32_t thresho
 extern "C" __global__ void __launch_bounds__(kThreads) top_k(const __grid_constant__ TopKParams p) {
     __shared__ Shared shared;
     const int64_t row_index = blockIdx.x;
-    const uint32_t length = p.lengths[row_index];
+    const uint32_t length = max(p.lengths[row_index], 0);
     int32_t* out = p.out + row_index * p.k;
     if (length <= p.k) {
         for (uint32_t i = threadIdx.x; i < p.k; i += kThreads) {

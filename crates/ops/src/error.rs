@@ -81,6 +81,9 @@ pub enum Error {
         /// What is wrong.
         source: cachalot_tensor::Error,
     },
+    /// The CUDA runtime refused something, or a kernel failed.
+    #[error(transparent)]
+    Cuda(#[from] cachalot_cuda::Error),
     /// The reference implementation failed inside candle.
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),

@@ -24,7 +24,10 @@
 
 mod columns;
 mod context;
+mod device_args;
 mod dims;
+#[cfg(all(test, feature = "cuda"))]
+mod emulated;
 mod error;
 mod order;
 mod paged;
@@ -37,6 +40,7 @@ mod simd;
 #[cfg(test)]
 mod test_util;
 
+pub mod act_quant;
 pub mod cache_write;
 pub mod embedding;
 pub mod experts;
@@ -50,8 +54,12 @@ pub mod mla;
 pub mod numerics;
 pub mod rms_norm;
 pub mod rope;
+pub mod rope_cache_write;
+pub mod sample;
 pub mod swiglu;
+pub mod top_k;
 
+pub use act_quant::{ActQuant, ActQuantKernel, Quantised, ScaleFormat, act_quant};
 pub use cache_write::{CacheWrite, cache_write};
 pub use context::{Context, Device};
 pub use embedding::{Embedding, embedding};
@@ -66,5 +74,8 @@ pub use mla::{Mla, mla_absorbed, mla_expanded};
 pub use paged::PagedSeqs;
 pub use rms_norm::{RmsNorm, rms_norm};
 pub use rope::{Rope, RopeLayout, rope};
+pub use rope_cache_write::{KeyPlace, RopeCacheWrite, RopeCacheWriteKernels, rope_cache_write};
+pub use sample::{Sample, SampleKernel, sample};
 pub use scratch::{StepDims, WorkingMemory};
 pub use swiglu::{SwiGlu, swiglu};
+pub use top_k::{TopK, TopKKernel, top_k};

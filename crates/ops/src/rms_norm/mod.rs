@@ -1,6 +1,9 @@
 //! Root-mean-square normalisation, with the residual addition before it.
 
 mod cpu;
+pub mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 mod reference;
 #[cfg(test)]
 mod tests;

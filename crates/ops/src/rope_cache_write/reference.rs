@@ -8,7 +8,7 @@ pub(crate) fn rotate(x: &[f32], position: u32, inv_freq: &[f32], layout: RopeLay
     for (j, inv_freq) in inv_freq.iter().enumerate() {
         let (first, second) = match layout {
             RopeLayout::Interleaved => (2 * j, 2 * j + 1),
-            RopeLayout::HalfSplit => (j, j + inv_freq.len()),
+            RopeLayout::HalfSplit => (j, j + x.len() / 2),
         };
         let (sin, cos) = f64::from(position as f32 * inv_freq).sin_cos();
         let (a, b) = (f64::from(x[first]), f64::from(x[second]));
