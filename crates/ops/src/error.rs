@@ -81,6 +81,9 @@ pub enum Error {
         /// What is wrong.
         source: cachalot_tensor::Error,
     },
+    /// The GPU, or the emulator of one, refused something.
+    #[error(transparent)]
+    Cuda(#[from] cachalot_cuda::Error),
     /// The reference implementation failed inside candle.
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),

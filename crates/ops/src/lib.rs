@@ -37,6 +37,7 @@ mod simd;
 #[cfg(test)]
 mod test_util;
 
+pub mod bf16_gemm;
 pub mod cache_write;
 pub mod embedding;
 pub mod experts;
@@ -52,11 +53,13 @@ pub mod rms_norm;
 pub mod rope;
 pub mod swiglu;
 
+pub use bf16_gemm::{Bf16Gemm, Bf16GemmKernels, bf16_gemm};
 pub use cache_write::{CacheWrite, cache_write};
 pub use context::{Context, Device};
 pub use embedding::{Embedding, embedding};
 pub use error::{Error, Result};
 pub use experts::{Expert, Experts, experts};
+pub use fp8_gemm::{Fp8Gemm, Fp8GemmKernels, Fp8GemmPlan, Fp8GemmShape, fp8_gemm};
 pub use gate::{Gate, gate};
 pub use indexer::{Indexer, NO_POSITION, indexer};
 pub use layer_norm::{LayerNorm, layer_norm};
