@@ -2,8 +2,9 @@
 #pragma once
 #include <cuda_bf16.h>
 
-#include <cstddef>
 #include <cstdint>
+
+#include "../common/params.h"
 
 /// k and the strides of x and w are multiples of 8; m, n and the stride of out are free.
 struct Bf16GemmParams {
@@ -18,13 +19,13 @@ struct Bf16GemmParams {
   uint32_t out_stride;  // elements
 };
 
-static_assert(sizeof(Bf16GemmParams) == 48, "Bf16GemmParams");
-static_assert(offsetof(Bf16GemmParams, x) == 0, "x");
-static_assert(offsetof(Bf16GemmParams, w) == 8, "w");
-static_assert(offsetof(Bf16GemmParams, out) == 16, "out");
-static_assert(offsetof(Bf16GemmParams, m) == 24, "m");
-static_assert(offsetof(Bf16GemmParams, n) == 28, "n");
-static_assert(offsetof(Bf16GemmParams, k) == 32, "k");
-static_assert(offsetof(Bf16GemmParams, x_stride) == 36, "x_stride");
-static_assert(offsetof(Bf16GemmParams, w_stride) == 40, "w_stride");
-static_assert(offsetof(Bf16GemmParams, out_stride) == 44, "out_stride");
+PARAMS_SIZE(Bf16GemmParams, 48);
+PARAMS_FIELD(Bf16GemmParams, x, 0);
+PARAMS_FIELD(Bf16GemmParams, w, 8);
+PARAMS_FIELD(Bf16GemmParams, out, 16);
+PARAMS_FIELD(Bf16GemmParams, m, 24);
+PARAMS_FIELD(Bf16GemmParams, n, 28);
+PARAMS_FIELD(Bf16GemmParams, k, 32);
+PARAMS_FIELD(Bf16GemmParams, x_stride, 36);
+PARAMS_FIELD(Bf16GemmParams, w_stride, 40);
+PARAMS_FIELD(Bf16GemmParams, out_stride, 44);

@@ -7,9 +7,9 @@
 #pragma once
 #include <cuda_bf16.h>
 
-#include <cstddef>
 #include <cstdint>
 
+#include "../common/params.h"
 #include "../common/tma.cuh"
 
 /// Length of a scale's block, along k in x and along both dimensions of w.
@@ -63,43 +63,43 @@ struct Fp8GemmSm90Params {
   uint32_t padding[11];
 };
 
-static_assert(sizeof(Fp8GemmParams) == 80, "Fp8GemmParams");
-static_assert(offsetof(Fp8GemmParams, x) == 0, "x");
-static_assert(offsetof(Fp8GemmParams, x_scale) == 8, "x_scale");
-static_assert(offsetof(Fp8GemmParams, w) == 16, "w");
-static_assert(offsetof(Fp8GemmParams, w_scale) == 24, "w_scale");
-static_assert(offsetof(Fp8GemmParams, out) == 32, "out");
-static_assert(offsetof(Fp8GemmParams, partial) == 40, "partial");
-static_assert(offsetof(Fp8GemmParams, num_finished) == 48, "num_finished");
-static_assert(offsetof(Fp8GemmParams, m) == 56, "m");
-static_assert(offsetof(Fp8GemmParams, n) == 60, "n");
-static_assert(offsetof(Fp8GemmParams, k) == 64, "k");
-static_assert(offsetof(Fp8GemmParams, x_scale_stride) == 68, "x_scale_stride");
-static_assert(offsetof(Fp8GemmParams, out_stride) == 72, "out_stride");
-static_assert(offsetof(Fp8GemmParams, num_splits) == 76, "num_splits");
+PARAMS_SIZE(Fp8GemmParams, 80);
+PARAMS_FIELD(Fp8GemmParams, x, 0);
+PARAMS_FIELD(Fp8GemmParams, x_scale, 8);
+PARAMS_FIELD(Fp8GemmParams, w, 16);
+PARAMS_FIELD(Fp8GemmParams, w_scale, 24);
+PARAMS_FIELD(Fp8GemmParams, out, 32);
+PARAMS_FIELD(Fp8GemmParams, partial, 40);
+PARAMS_FIELD(Fp8GemmParams, num_finished, 48);
+PARAMS_FIELD(Fp8GemmParams, m, 56);
+PARAMS_FIELD(Fp8GemmParams, n, 60);
+PARAMS_FIELD(Fp8GemmParams, k, 64);
+PARAMS_FIELD(Fp8GemmParams, x_scale_stride, 68);
+PARAMS_FIELD(Fp8GemmParams, out_stride, 72);
+PARAMS_FIELD(Fp8GemmParams, num_splits, 76);
 
-static_assert(sizeof(Fp8GemmSm90SmallParams) == 448, "Fp8GemmSm90SmallParams");
-static_assert(offsetof(Fp8GemmSm90SmallParams, x) == 0, "x");
-static_assert(offsetof(Fp8GemmSm90SmallParams, w) == 128, "w");
-static_assert(offsetof(Fp8GemmSm90SmallParams, x_scale) == 256, "x_scale");
-static_assert(offsetof(Fp8GemmSm90SmallParams, w_scale) == 384, "w_scale");
-static_assert(offsetof(Fp8GemmSm90SmallParams, out) == 392, "out");
-static_assert(offsetof(Fp8GemmSm90SmallParams, partial) == 400, "partial");
-static_assert(offsetof(Fp8GemmSm90SmallParams, num_finished) == 408, "num_finished");
-static_assert(offsetof(Fp8GemmSm90SmallParams, m) == 416, "m");
-static_assert(offsetof(Fp8GemmSm90SmallParams, n) == 420, "n");
-static_assert(offsetof(Fp8GemmSm90SmallParams, k) == 424, "k");
-static_assert(offsetof(Fp8GemmSm90SmallParams, out_stride) == 428, "out_stride");
-static_assert(offsetof(Fp8GemmSm90SmallParams, num_splits) == 432, "num_splits");
-static_assert(offsetof(Fp8GemmSm90SmallParams, padding) == 436, "padding");
+PARAMS_SIZE(Fp8GemmSm90SmallParams, 448);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, x, 0);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, w, 128);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, x_scale, 256);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, w_scale, 384);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, out, 392);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, partial, 400);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, num_finished, 408);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, m, 416);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, n, 420);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, k, 424);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, out_stride, 428);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, num_splits, 432);
+PARAMS_FIELD(Fp8GemmSm90SmallParams, padding, 436);
 
-static_assert(sizeof(Fp8GemmSm90Params) == 576, "Fp8GemmSm90Params");
-static_assert(offsetof(Fp8GemmSm90Params, x) == 0, "x");
-static_assert(offsetof(Fp8GemmSm90Params, w) == 128, "w");
-static_assert(offsetof(Fp8GemmSm90Params, x_scale) == 256, "x_scale");
-static_assert(offsetof(Fp8GemmSm90Params, out) == 384, "out");
-static_assert(offsetof(Fp8GemmSm90Params, w_scale) == 512, "w_scale");
-static_assert(offsetof(Fp8GemmSm90Params, num_blocks_m) == 520, "num_blocks_m");
-static_assert(offsetof(Fp8GemmSm90Params, num_blocks_n) == 524, "num_blocks_n");
-static_assert(offsetof(Fp8GemmSm90Params, num_blocks_k) == 528, "num_blocks_k");
-static_assert(offsetof(Fp8GemmSm90Params, padding) == 532, "padding");
+PARAMS_SIZE(Fp8GemmSm90Params, 576);
+PARAMS_FIELD(Fp8GemmSm90Params, x, 0);
+PARAMS_FIELD(Fp8GemmSm90Params, w, 128);
+PARAMS_FIELD(Fp8GemmSm90Params, x_scale, 256);
+PARAMS_FIELD(Fp8GemmSm90Params, out, 384);
+PARAMS_FIELD(Fp8GemmSm90Params, w_scale, 512);
+PARAMS_FIELD(Fp8GemmSm90Params, num_blocks_m, 520);
+PARAMS_FIELD(Fp8GemmSm90Params, num_blocks_n, 524);
+PARAMS_FIELD(Fp8GemmSm90Params, num_blocks_k, 528);
+PARAMS_FIELD(Fp8GemmSm90Params, padding, 532);

@@ -41,6 +41,7 @@ mod simd;
 mod test_util;
 
 pub mod act_quant;
+pub mod bf16_gemm;
 pub mod cache_write;
 pub mod embedding;
 pub mod experts;
@@ -60,11 +61,13 @@ pub mod swiglu;
 pub mod top_k;
 
 pub use act_quant::{ActQuant, ActQuantKernel, Quantised, ScaleFormat, act_quant};
+pub use bf16_gemm::{Bf16Gemm, Bf16GemmKernels, bf16_gemm};
 pub use cache_write::{CacheWrite, cache_write};
 pub use context::{Context, Device};
 pub use embedding::{Embedding, embedding};
 pub use error::{Error, Result};
 pub use experts::{Expert, Experts, experts};
+pub use fp8_gemm::{Fp8Gemm, Fp8GemmKernels, Fp8GemmPlan, Fp8GemmShape, fp8_gemm};
 pub use gate::{Gate, gate};
 pub use indexer::{Indexer, NO_POSITION, indexer};
 pub use layer_norm::{LayerNorm, layer_norm};

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use cachalot_cuda::DeviceInfo;
+
 use crate::{Error, Result};
 
 /// Length of a scale's block, in x along `in_features` and in the weight along both dimensions.
@@ -16,15 +18,6 @@ pub struct Fp8GemmShape {
     pub out_features: usize,
     /// Columns of both, a multiple of 128.
     pub in_features: usize,
-}
-
-/// What the choice depends on besides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Gpu {
-    /// Major and minor.
-    pub compute_capability: (u32, u32),
-    /// Multiprocessors.
-    pub num_multiprocessors: usize,
 }
 
 /// A kernel and how it cuts the work.
@@ -50,6 +43,8 @@ pub enum Fp8GemmPlan {
     Sm90 {
         /// Tokens of a tile: 128 or 256.
         block_m: usize,
+        /// Blocks of the grid, which share the tiles.
+        num_blocks: usize,
     },
 }
 
@@ -105,23 +100,23 @@ impl Fp8GemmPlan {
     ///
     /// # Errors
     /// [`Error::Unsupported`] if no kernel takes the shape, or none runs on the GPU.
-    pub fn new(shape: Fp8GemmShape, gpu: Gpu) -> Result<Self> {
+    pub fn new(shape: Fp8GemmShape, gpu: &DeviceInfo) -> Result<Self> {
         let unsupported = |got: String, supported| Err(Error::Unsupported { op: "fp8_gemm", got, supported });
         let Fp8GemmShape { num_tokens, out_features, in_features } = shape;
-        if in_features == 0 || in_features % SCALE_BLOCK != 0 {
+        if in_features == 0 || !in_features.is_multiple_of(SCALE_BLOCK) {
             return unsupported(
                 format!("`in_features` of {in_features}"),
                 "positive multiples of 128, the block of a scale",
             );
         }
-        if out_features % 8 != 0 {
+        if !out_features.is_multiple_of(8) {
             return unsupported(format!("`out_features` of {out_features}"), "multiples of 8, 16 bytes of out");
         }
-        if gpu.compute_capability < (8, 9) {
-            let (major, minor) = gpu.compute_capability;
+        if gpu.capability < (8, 9) {
+            let (major, minor) = gpu.capability;
             return unsupported(format!("compute capability {major}.{minor}"), "8.9 and later, which multiply FP8");
         }
-        if gpu.compute_capability != (9, 0) {
+        if gpu.capability != (9, 0) {
             return Ok(match num_tokens {
                 0..=64 => Fp8GemmPlan::Small {
                     max_tokens: num_tokens.next_power_of_two().max(8),
@@ -137,8 +132,10 @@ impl Fp8GemmPlan {
             65..=128 => return Ok(small(128)),
             _ => {}
         }
-        let num_tiles = num_tokens.div_ceil(256) * out_features.div_ceil(BLOCK_N);
-        Ok(Fp8GemmPlan::Sm90 { block_m: if num_tiles >= gpu.num_multiprocessors { 256 } else { 128 } })
+        let num_tiles = |block_m| num_tokens.div_ceil(block_m) * out_features.div_ceil(BLOCK_N);
+        let num_multiprocessors = gpu.num_multiprocessors as usize;
+        let block_m = if num_tiles(256) >= num_multiprocessors { 256 } else { 128 };
+        Ok(Fp8GemmPlan::Sm90 { block_m, num_blocks: num_tiles(block_m).min(num_multiprocessors) })
     }
 
     /// The module and the kernel in it.
@@ -152,23 +149,20 @@ impl Fp8GemmPlan {
             Fp8GemmPlan::Sm90Small { max_tokens: 64, .. } => ("fp8_gemm/sm90_small", "fp8_gemm_sm90_small_64"),
             Fp8GemmPlan::Sm90Small { .. } => ("fp8_gemm/sm90_small", "fp8_gemm_sm90_small_128"),
             Fp8GemmPlan::Large => ("fp8_gemm/large", "fp8_gemm_large"),
-            Fp8GemmPlan::Sm90 { block_m: 128 } => ("fp8_gemm/sm90", "fp8_gemm_sm90_128"),
+            Fp8GemmPlan::Sm90 { block_m: 128, .. } => ("fp8_gemm/sm90", "fp8_gemm_sm90_128"),
             Fp8GemmPlan::Sm90 { .. } => ("fp8_gemm/sm90", "fp8_gemm_sm90_256"),
         }
     }
 
     /// Blocks of the grid in x, y and z.
-    pub(super) fn grid(self, shape: Fp8GemmShape, gpu: Gpu) -> [usize; 3] {
+    pub(super) fn grid(self, shape: Fp8GemmShape) -> [usize; 3] {
         match self {
             Fp8GemmPlan::Small { num_splits, .. } => [shape.out_features.div_ceil(Split::SMALL.block_n), num_splits, 1],
             Fp8GemmPlan::Sm90Small { num_splits, .. } => {
                 [shape.out_features.div_ceil(Split::SM90.block_n), num_splits, 1]
             }
             Fp8GemmPlan::Large => [shape.num_tokens.div_ceil(128), shape.out_features.div_ceil(BLOCK_N), 1],
-            Fp8GemmPlan::Sm90 { block_m } => {
-                let num_tiles = shape.num_tokens.div_ceil(block_m) * shape.out_features.div_ceil(BLOCK_N);
-                [num_tiles.min(gpu.num_multiprocessors), 1, 1]
-            }
+            Fp8GemmPlan::Sm90 { num_blocks, .. } => [num_blocks, 1, 1],
         }
     }
 
@@ -193,7 +187,7 @@ impl Fp8GemmPlan {
             Fp8GemmPlan::Sm90Small { max_tokens: 64, .. } => 99_400,
             Fp8GemmPlan::Sm90Small { .. } => 199_784,
             Fp8GemmPlan::Large => 99_852,
-            Fp8GemmPlan::Sm90 { block_m: 128 } => 199_248,
+            Fp8GemmPlan::Sm90 { block_m: 128, .. } => 199_248,
             Fp8GemmPlan::Sm90 { .. } => 216_112,
         }
     }
@@ -209,7 +203,9 @@ impl fmt::Display for Fp8GemmPlan {
                 write!(f, "wgmma for up to {max_tokens} tokens, in_features in {num_splits} parts")
             }
             Fp8GemmPlan::Large => write!(f, "mma.sync in tiles of 128 x 128"),
-            Fp8GemmPlan::Sm90 { block_m } => write!(f, "wgmma in tiles of {block_m} x 128"),
+            Fp8GemmPlan::Sm90 { block_m, num_blocks } => {
+                write!(f, "wgmma in tiles of {block_m} x 128 on {num_blocks} multiprocessors")
+            }
         }
     }
 }
@@ -218,16 +214,26 @@ impl fmt::Display for Fp8GemmPlan {
 mod tests {
     use super::*;
 
-    const H100: Gpu = Gpu { compute_capability: (9, 0), num_multiprocessors: 132 };
-    const L40: Gpu = Gpu { compute_capability: (8, 9), num_multiprocessors: 142 };
+    fn gpu(capability: (u32, u32), num_multiprocessors: u32) -> DeviceInfo {
+        let name = format!("{capability:?}");
+        DeviceInfo { ordinal: 0, name, capability, memory_bytes: 0, num_multiprocessors, shared_bytes_per_block: 0 }
+    }
 
-    fn plan(num_tokens: usize, [out_features, in_features]: [usize; 2], gpu: Gpu) -> Result<Fp8GemmPlan> {
+    fn hopper() -> DeviceInfo {
+        gpu((9, 0), 132)
+    }
+
+    fn ada() -> DeviceInfo {
+        gpu((8, 9), 142)
+    }
+
+    fn plan(num_tokens: usize, [out_features, in_features]: [usize; 2], gpu: &DeviceInfo) -> Result<Fp8GemmPlan> {
         Fp8GemmPlan::new(Fp8GemmShape { num_tokens, out_features, in_features }, gpu)
     }
 
     #[test]
     fn the_shapes_of_the_model() {
-        for (num_tokens, shape, hopper, ada) in [
+        for (num_tokens, shape, hopper_plan, ada_plan) in [
             (1, [2112, 7168], ("small_16", Some(14)), ("small_8", Some(12))),
             (9, [2112, 7168], ("small_16", Some(14)), ("small_16", Some(12))),
             (64, [2112, 7168], ("small_64", Some(14)), ("small_64", Some(12))),
@@ -239,8 +245,8 @@ mod tests {
             (129, [2112, 7168], ("128", None), ("large", None)),
             (4096, [7168, 2048], ("256", None), ("large", None)),
         ] {
-            for (gpu, prefix, expected) in [(H100, "fp8_gemm_sm90_", hopper), (L40, "fp8_gemm_", ada)] {
-                let plan = plan(num_tokens, shape, gpu).expect("a kernel");
+            for (gpu, prefix, expected) in [(hopper(), "fp8_gemm_sm90_", hopper_plan), (ada(), "fp8_gemm_", ada_plan)] {
+                let plan = plan(num_tokens, shape, &gpu).expect("a kernel");
                 let num_splits = match plan {
                     Fp8GemmPlan::Small { num_splits, .. } | Fp8GemmPlan::Sm90Small { num_splits, .. } => {
                         Some(num_splits)
@@ -256,8 +262,8 @@ mod tests {
     #[test]
     fn the_order_of_a_sum_of_few_tokens_does_not_depend_on_their_number() {
         for shape in [[2112, 7168], [7168, 16384], [576, 512]] {
-            for (gpu, most) in [(H100, 128), (L40, 64)] {
-                let splits = |num_tokens| match plan(num_tokens, shape, gpu) {
+            for (gpu, most) in [(hopper(), 128), (ada(), 64)] {
+                let splits = |num_tokens| match plan(num_tokens, shape, &gpu) {
                     Ok(
                         Fp8GemmPlan::Small { max_tokens, num_splits }
                         | Fp8GemmPlan::Sm90Small { max_tokens, num_splits },
@@ -285,13 +291,17 @@ mod tests {
 
     #[test]
     fn what_no_kernel_takes_is_refused() {
-        let ampere = Gpu { compute_capability: (8, 0), num_multiprocessors: 108 };
+        let ampere = gpu((8, 0), 108);
         for (shape, gpu, message) in [
-            ([128, 192], H100, "fp8_gemm: `in_features` of 192 is not supported; supported: positive multiples of 128"),
-            ([12, 128], H100, "fp8_gemm: `out_features` of 12 is not supported; supported: multiples of 8"),
+            (
+                [128, 192],
+                hopper(),
+                "fp8_gemm: `in_features` of 192 is not supported; supported: positive multiples of 128",
+            ),
+            ([12, 128], hopper(), "fp8_gemm: `out_features` of 12 is not supported; supported: multiples of 8"),
             ([128, 128], ampere, "fp8_gemm: compute capability 8.0 is not supported; supported: 8.9"),
         ] {
-            let error = plan(1, shape, gpu).expect_err("refused").to_string();
+            let error = plan(1, shape, &gpu).expect_err("refused").to_string();
             assert!(error.starts_with(message), "{error}");
         }
     }
