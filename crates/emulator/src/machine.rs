@@ -20,7 +20,7 @@ const MAX_SHARED_BYTES: u32 = 227 * 1024;
 /// Turns in a row in which every warp only asked for what is not there.
 const MOST_IDLE_ROUNDS: u32 = 10_000;
 /// Instructions of a cluster, since it last changed what other threads can see, after which it is taken to hang: seconds.
-const MOST_IDLE_INSTRUCTIONS: u64 = 1 << 24;
+const MOST_IDLE_INSTRUCTIONS: u64 = 1 << 23;
 /// Instructions of a cluster after which it is taken to hang, whatever it does: minutes.
 const MOST_INSTRUCTIONS: u64 = 1 << 32;
 

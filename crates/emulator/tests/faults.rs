@@ -259,10 +259,10 @@ fn instructions_that_are_not_executed() {
     // As nvcc writes them; the rest of the kernel is the least that there can be.
     for (instruction, expected) in [
         ("tex.1d.v4.u32.s32 {%r1, %r1, %r1, %r1}, [%rd1, {%r1}];", "the instruction `tex.1d.v4.u32.s32`"),
-        ("st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r1], %r1, [%r1];", "`st.async`"),
+        ("st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [%r1], %r1, [%r1];", "PTX line 8"),
         ("call (%r1), vprintf, (%rd1, %rd1);", "a call of `vprintf`"),
         ("mov.u64 %rd1, %clock64;", "the register `%clock64`"),
-        ("atom.global.add.noftz.bf16x2 %r1, [%rd1], %r1;", "this atomic operation"),
+        ("suld.b.1d.b32.trap {%r1}, [%rd1, {%r1}];", "the instruction `suld.b.1d.b32.trap`"),
     ] {
         let ptx = format!(
             ".version 9.0\n.target sm_90a\n.address_size 64\n.visible .entry k()\n{{\n\

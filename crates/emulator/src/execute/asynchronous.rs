@@ -301,7 +301,13 @@ impl Step<'_, '_> {
                 if let Some(address) = piece.global {
                     self.read_piece(address, lane, &mut data)?;
                 }
-                parts.push((offset + piece.shared_offset, data));
+                let mut at = 0;
+                while at < len {
+                    let offset = offset + piece.shared_offset + at as u32;
+                    let part = piece_len(offset.into(), len - at);
+                    parts.push((offset, data[at..at + part].to_vec()));
+                    at += part;
+                }
             }
             total += i64::from(map.box_bytes());
         }
@@ -347,7 +353,13 @@ impl Step<'_, '_> {
         let mut reads = AsyncReads::default();
         let mut store = |step: &mut Self, from: u32, to: Option<u64>, len: usize| -> LaneResult<()> {
             let mut data = [0; 16];
-            step.async_read(rank, from, lane, &mut data[..len], &mut reads)?;
+            let mut at = 0;
+            while at < len {
+                let from = from + at as u32;
+                let piece = piece_len(from.into(), len - at);
+                step.async_read(rank, from, lane, &mut data[at..at + piece], &mut reads)?;
+                at += piece;
+            }
             let Some(address) = to else { return Ok(()) };
             let mut at = 0;
             while at < len {

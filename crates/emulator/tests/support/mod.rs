@@ -12,13 +12,13 @@ fn folder() -> PathBuf {
 }
 
 /// The text of `tests/cu/{name}`.
-pub fn source(name: &str) -> String {
+pub(crate) fn source(name: &str) -> String {
     let path = folder().join(name);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// The PTX of `tests/cu/{name}.cu`. It is kept from one run to the next, under a hash of all that goes into it.
-pub fn ptx(name: &str) -> String {
+pub(crate) fn ptx(name: &str) -> String {
     let nvcc = Nvcc::find().expect("nvcc compiles the kernels of this test");
     let file = format!("{name}.cu");
     let mut hasher = DefaultHasher::new();
@@ -36,12 +36,12 @@ pub fn ptx(name: &str) -> String {
 }
 
 /// `tests/cu/{name}.cu`, compiled and decoded.
-pub fn module(name: &str) -> Module {
+pub(crate) fn module(name: &str) -> Module {
     Module::parse(&ptx(name)).unwrap_or_else(|error| panic!("{name}.cu: {error}"))
 }
 
 /// The one kernel whose (mangled) name contains `part`.
-pub fn kernel(module: &Module, part: &str) -> Kernel {
+pub(crate) fn kernel(module: &Module, part: &str) -> Kernel {
     let names: Vec<&str> = module.kernels().filter(|name| name.contains(part)).collect();
     let [name] = names[..] else { panic!("`{part}` is in the names {names:?}") };
     module.kernel(name).expect("it is one of the module's")
@@ -49,28 +49,28 @@ pub fn kernel(module: &Module, part: &str) -> Kernel {
 
 /// Kernel parameters, each at a multiple of its size.
 #[derive(Clone, Debug, Default)]
-pub struct Params(pub Vec<u8>);
+pub(crate) struct Params(pub(crate) Vec<u8>);
 
 impl Params {
     /// Adds a value of 4 or 8 bytes, or of more that are aligned to `align`.
-    pub fn bytes(mut self, bytes: &[u8], align: usize) -> Params {
+    pub(crate) fn bytes(mut self, bytes: &[u8], align: usize) -> Params {
         self.0.resize(self.0.len().next_multiple_of(align), 0);
         self.0.extend(bytes);
         self
     }
 
     /// Adds a pointer.
-    pub fn pointer(self, address: u64) -> Params {
+    pub(crate) fn pointer(self, address: u64) -> Params {
         self.bytes(&address.to_le_bytes(), 8)
     }
 }
 
 /// Words as they lie in memory.
-pub fn to_bytes(words: &[u32]) -> Vec<u8> {
+pub(crate) fn to_bytes(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 /// And back.
-pub fn to_words(bytes: &[u8]) -> Vec<u32> {
+pub(crate) fn to_words(bytes: &[u8]) -> Vec<u32> {
     bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
 }
