@@ -200,6 +200,12 @@ fn lanes_that_work_together() {
         ]
     };
     bench.check("shuffles", shape(1, 32), &Vec::from_iter((0..32).flat_map(row)));
+    let group = |i: u32| (i / 32 * 32..i / 32 * 32 + 32).filter(move |other| other * other % 7 == i * i % 7);
+    let expected = words(64, |i| match group(i).next() {
+        Some(first) if first < i => first,
+        _ => group(i).sum(),
+    });
+    bench.check("groups_of_lanes", shape(1, 64), &expected);
     bench.check(
         "local_array",
         shape(1, 50),
@@ -248,6 +254,11 @@ fn warps_and_blocks_with_tasks_of_their_own() {
         &words(128, |thread| {
             (0..20).fold(0u32, |sum, tile| sum.wrapping_mul(3).wrapping_add(128 * tile + (thread + tile) % 128))
         }),
+    );
+    bench.check(
+        "copies_that_arrive",
+        shape(2, 96),
+        &words(64, |thread| (0..9).fold(0, |sum, tile| sum * 3 + 128 * tile + 127 - thread)),
     );
     bench.check(
         "pairs_of_warps",
@@ -374,10 +385,15 @@ fn boxes_of_tensors() {
     }
 
     let map = tensor_map(*input, &[16, 32], 64, &[8, 8], Swizzle::None);
-    bench.launch("multicast", Shape { cluster: 2, ..shape(4, 128) }, &map.pointer(*output));
+    let params = map.pointer(*output);
+    bench.launch("multicast", Shape { cluster: 2, ..shape(4, 128) }, &params);
     let expected = words(4 * 128, |i| {
         let (block, half, row, column) = (i / 128, i / 64 % 2, i / 8 % 8, i % 8);
         (8 * (block / 2) + row) * 16 + 8 * half + column
     });
     assert_eq!(bench.read(*output, 4 * 128), expected);
+    let launch =
+        Launch { grid: [4, 1, 1], block: [128, 1, 1], cluster: [1, 1, 1], shared_bytes: 0, params: &params.0 };
+    let fault = machine.launch(&bench.module.kernel("multicast").unwrap(), launch).unwrap_err();
+    assert!(fault.to_string().contains("the kernel is compiled for [2, 1, 1]"), "{fault}");
 }

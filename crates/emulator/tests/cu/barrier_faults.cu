@@ -96,6 +96,16 @@ __global__ void barrier_for_some_lanes(const uint32_t* in, uint32_t* out) {
   out[threadIdx.x] = 1;
 }
 
+// Whole warps may go, a part of one may not.
+template <bool kWrong>
+__global__ void barrier_after_return(const uint32_t* in, uint32_t* out) {
+  if (in[threadIdx.x] >= (kWrong ? 40 : 32)) {
+    return;
+  }
+  __syncthreads();  // FAULT barrier_after_return
+  out[threadIdx.x] = 1;
+}
+
 // The other lanes go on to another barrier.
 template <bool kWrong>
 __global__ void barriers_on_two_ways(const uint32_t* in, uint32_t* out) {
@@ -192,6 +202,7 @@ BOTH(missing_warp_barrier);
 BOTH(sum_in_step);
 BOTH(read_beside_atomics);
 BOTH(barrier_for_some_lanes);
+BOTH(barrier_after_return);
 BOTH(barriers_on_two_ways);
 BOTH(barrier_for_some_warps);
 BOTH(named_barrier_of_part_of_a_warp);

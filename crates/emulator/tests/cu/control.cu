@@ -206,6 +206,19 @@ KERNEL(shuffles) {
   }
 }
 
+// Lanes with equal keys are a group, and each group does for itself what the instruction does.
+KERNEL(groups_of_lanes) {
+  const uint32_t lane = threadIdx.x % 32, value = in[threadIdx.x];
+  const uint32_t group = __match_any_sync(0xffffffff, value * value % 7);
+  const uint32_t sum = __reduce_add_sync(group, value);
+  const uint32_t first = __shfl_sync(group, value, __ffs(group) - 1);
+  if (lane == uint32_t(__ffs(group)) - 1) {
+    atomicAdd(&out[threadIdx.x], sum);
+  } else {
+    out[threadIdx.x] = first;
+  }
+}
+
 // An array of each thread's own, with indices that are known only when it runs.
 KERNEL(local_array) {
   uint32_t values[12];

@@ -44,6 +44,40 @@ KERNEL(producer_and_consumers) {
   }
 }
 
+// The same with copies by each thread of a warp, and consumers of which one lane waits for its warp.
+KERNEL(copies_that_arrive) {
+  __shared__ __align__(16) uint32_t tiles[2][128];
+  __shared__ uint64_t full[2], empty[2];
+  if (threadIdx.x < 2) {
+    mbarrier_init(&full[threadIdx.x], 32);
+    mbarrier_init(&empty[threadIdx.x], 2);
+  }
+  __syncthreads();
+  const uint32_t lane = threadIdx.x % 32;
+  uint32_t sum = 0;
+  for (uint32_t tile = 0; tile < 9; ++tile) {
+    const uint32_t stage = tile % 2, parity = tile / 2 % 2;
+    if (threadIdx.x >= 64) {
+      mbarrier_wait(&empty[stage], parity ^ 1);
+      copy_async_16(tiles[stage] + 4 * lane, in + 128 * tile + 4 * lane);
+      copy_async_arrive(&full[stage]);
+    } else {
+      if (lane == 0) {
+        mbarrier_wait(&full[stage], parity);
+      }
+      __syncwarp();
+      sum = sum * 3 + tiles[stage][127 - threadIdx.x];
+      __syncwarp();
+      if (lane == 0) {
+        mbarrier_arrive(&empty[stage]);
+      }
+    }
+  }
+  if (threadIdx.x < 64) {
+    out[threadIdx.x] = sum;
+  }
+}
+
 // Two pairs of warps hand a buffer to and fro: the first fills, the second empties.
 KERNEL(pairs_of_warps) {
   __shared__ uint32_t buffer[64];
@@ -216,7 +250,7 @@ extern "C" __global__ void change_box(const __grid_constant__ TensorMap from, co
 }
 
 // Each of two blocks loads half of a tile for both.
-extern "C" __global__ void multicast(const __grid_constant__ TensorMap from, uint32_t* out) {
+extern "C" __global__ void __cluster_dims__(2, 1, 1) multicast(const __grid_constant__ TensorMap from, uint32_t* out) {
   __shared__ __align__(128) uint32_t tile[2][8 * 8];
   __shared__ uint64_t full;
   if (threadIdx.x == 0) {

@@ -108,6 +108,35 @@ __global__ void operand_overwritten_before_wait(const uint32_t* in, uint32_t* ou
   out[threadIdx.x] = uint32_t(d[0] + d[1] + d[2] + d[3]);
 }
 
+// The next tile is fetched into the place of one that a product still reads.
+template <bool kWrong>
+__global__ void stage_refilled_before_wait(const uint32_t* in, uint32_t* out) {
+  __shared__ __align__(128) Operands operands;
+  __shared__ uint64_t full;
+  if (threadIdx.x == 0) {
+    mbarrier_init(&full, 1);
+    mbarrier_fence_init();
+  }
+  operands.fill(in);
+  fence_proxy_async();
+  __syncthreads();
+  float d[4] = {};
+  wgmma_fence();
+  wgmma_m64n8k16(d, operands.descriptor_a(), operands.descriptor_b());
+  wgmma_commit();
+  if (!kWrong) {
+    wgmma_wait();
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    mbarrier_arrive_expect(&full, sizeof(operands.a));
+    bulk_load(operands.a, in, sizeof(operands.a), &full);  // FAULT stage_refilled_before_wait
+  }
+  wgmma_wait();
+  mbarrier_wait(&full, 0);
+  out[threadIdx.x] = uint32_t(d[0] + d[1] + d[2] + d[3]) + operands.a[threadIdx.x];
+}
+
 // Every warp has waited for its own product, but not for those of the other warps.
 template <bool kWrong>
 __global__ void operand_overwritten_without_barrier(const uint32_t* in, uint32_t* out) {
@@ -255,6 +284,7 @@ BOTH(product_without_proxy_fence);
 BOTH(product_without_fence);
 BOTH(accumulators_before_wait);
 BOTH(operand_overwritten_before_wait);
+BOTH(stage_refilled_before_wait);
 BOTH(operand_overwritten_without_barrier);
 BOTH(remote_read_without_barrier);
 BOTH(remote_read_of_an_exited_block);

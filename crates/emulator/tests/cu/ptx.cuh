@@ -24,6 +24,11 @@ __device__ __forceinline__ void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kKeep) : "memory");
 }
 
+// All copies that the thread has started so far arrive at the barrier when they are done, as one of its arrivals.
+__device__ __forceinline__ void copy_async_arrive(uint64_t* barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(barrier)) : "memory");
+}
+
 // ---- mbarrier
 
 __device__ __forceinline__ void mbarrier_init(uint64_t* barrier, uint32_t count) {
