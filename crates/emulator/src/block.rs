@@ -151,7 +151,8 @@ impl Cluster<'_> {
             return Ok(());
         }
         if self.bulk.iter().any(|bulk| bulk.rank == rank) {
-            let message = "the block exits while a bulk copy into its shared memory is under way: nobody has waited for it";
+            let message =
+                "the block exits while a bulk copy into its shared memory is under way: nobody has waited for it";
             return Err(Misuse::NotWaited(message.to_owned()));
         }
         let Some((&(warp, lane), &(_, site))) = block.visits.first_key_value() else { return Ok(()) };

@@ -22,7 +22,7 @@ const MOST_IDLE_ROUNDS: u32 = 10_000;
 /// Instructions of a cluster, since it last changed what other threads can see, after which it is taken to hang: seconds.
 const MOST_IDLE_INSTRUCTIONS: u64 = 1 << 23;
 /// Instructions of a cluster after which it is taken to hang, whatever it does: minutes.
-const MOST_INSTRUCTIONS: u64 = 1 << 32;
+const MOST_INSTRUCTIONS: u64 = 1 << 30;
 
 /// Decoded PTX.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@
 mod support;
 
 use cachalot_emulator::{Fault, Kernel, Launch, Machine, Module};
-use support::{Params, kernel, module, source, to_bytes};
+use support::{Params, module, source, to_bytes};
 
 /// One planted mistake.
 struct Case {
@@ -59,7 +59,8 @@ impl Case {
             return Err(format!("{name}: nothing is found"));
         };
         let marker = format!("// FAULT {name}");
-        let line = source.lines().position(|line| line.ends_with(&marker)).ok_or(format!("no line ends with {marker}"))?;
+        let line =
+            source.lines().position(|line| line.ends_with(&marker)).ok_or(format!("no line ends with {marker}"))?;
         let expected = (self.kind, Some((format!("{file}.cu"), line as u32 + 1)), [self.at.0, 0, 0], [self.at.1, 0, 0]);
         let place = &fault.place;
         let found = (fault.misuse.kind(), place.line.clone(), place.block, place.thread);
@@ -68,6 +69,13 @@ impl Case {
         }
         Ok(())
     }
+}
+
+/// The one kernel whose (mangled) name contains `part`.
+fn kernel(module: &Module, part: &str) -> Kernel {
+    let names: Vec<&str> = module.kernels().filter(|name| name.contains(part)).collect();
+    let [name] = names[..] else { panic!("`{part}` is in the names {names:?}") };
+    module.kernel(name).expect("it is one of the module's")
 }
 
 fn run(machine: &Machine, kernel: &Kernel, case: &Case, params: Params) -> Result<(), Fault> {
@@ -183,12 +191,36 @@ fn products_and_clusters() {
             Case::new("stage_refilled_before_wait", 128, "not waited for", 0, "asynchronous read by warp"),
             Case::new("operand_overwritten_without_barrier", 128, "race", 0, ""),
             Case::of_cluster("remote_read_without_barrier", 32, "race", (0, 0), "read by warp 0 lane 0 of block 1"),
-            Case::of_cluster("remote_read_of_an_exited_block", 32, "out of bounds", (0, 0), "block 1 of the cluster, which has exited"),
-            Case::of_cluster("exit_beside_a_remote_read", 32, "race", (0, 0), "lane 0 of block 1 of the cluster at line"),
-            Case::of_cluster("exit_beside_a_remote_arrival", 32, "race", (0, 0), "lane 0 of block 1 of the cluster at line"),
+            Case::of_cluster(
+                "remote_read_of_an_exited_block",
+                32,
+                "out of bounds",
+                (0, 0),
+                "block 1 of the cluster, which has exited",
+            ),
+            Case::of_cluster(
+                "exit_beside_a_remote_read",
+                32,
+                "race",
+                (0, 0),
+                "lane 0 of block 1 of the cluster at line",
+            ),
+            Case::of_cluster(
+                "exit_beside_a_remote_arrival",
+                32,
+                "race",
+                (0, 0),
+                "lane 0 of block 1 of the cluster at line",
+            ),
             Case::new("exit_beside_a_bulk_load", 64, "not waited for", 0, "under way"),
             Case::of_cluster("remote_block_that_is_not_there", 32, "out of bounds", (1, 0), "block 2"),
-            Case::of_cluster("cluster_barrier_of_one_block", 32, "barrier divergence", (0, 0), "barrier of the cluster"),
+            Case::of_cluster(
+                "cluster_barrier_of_one_block",
+                32,
+                "barrier divergence",
+                (0, 0),
+                "barrier of the cluster",
+            ),
         ],
     );
 }
@@ -237,8 +269,7 @@ fn launches_that_no_gpu_would_take() {
     let machine = Machine::new(1);
     let (input, output) = buffers(&machine);
     let params = Params::default().pointer(input).pointer(output);
-    let right =
-        Launch { grid: [2, 1, 1], block: [64, 1, 1], cluster: [1, 1, 1], shared_bytes: 0, params: &params.0 };
+    let right = Launch { grid: [2, 1, 1], block: [64, 1, 1], cluster: [1, 1, 1], shared_bytes: 0, params: &params.0 };
     assert_eq!(machine.launch(&kernel, right), Ok(()));
     for (launch, expected) in [
         (Launch { shared_bytes: 227 * 1024 + 1, ..right }, "232449 bytes of shared memory"),
@@ -285,9 +316,8 @@ fn a_wrong_fragment_index_shows_in_the_result() {
     let words: Vec<u32> = (0..192).map(|i| value(2 * i).to_bits() >> 16 | value(2 * i + 1).to_bits()).collect();
     let a = |row: usize, k: usize| value(16 * row + k);
     let b = |k: usize, column: usize| value(256 + 16 * column + k);
-    let expected: Vec<u32> = (0..16 * 8)
-        .map(|at| (0..16).map(|k| a(at / 8, k) * b(k, at % 8)).sum::<f32>().to_bits())
-        .collect();
+    let expected: Vec<u32> =
+        (0..16 * 8).map(|at| (0..16).map(|k| a(at / 8, k) * b(k, at % 8)).sum::<f32>().to_bits()).collect();
     let result = |part: &str| {
         let machine = Machine::new(1);
         let input = machine.allocate(4 * 192).unwrap();

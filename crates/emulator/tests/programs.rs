@@ -279,11 +279,7 @@ fn warps_and_blocks_with_tasks_of_their_own() {
     }
     let expected = words(8 * 32, |i| i / 32 * 32 + 31 - i % 32);
     bench.check("cluster_arrivals", Shape { cluster: 4, ..shape(8, 32) }, &expected);
-    bench.check(
-        "copy_with_zeros",
-        shape(1, 32),
-        &words(128, |i| if i % 4 < i / 4 % 5 { i } else { 0 }),
-    );
+    bench.check("copy_with_zeros", shape(1, 32), &words(128, |i| if i % 4 < i / 4 % 5 { i } else { 0 }));
     bench.check("transpose", shape(1, 32), &words(256, |i| i % 16 * 16 + i / 16));
 }
 
@@ -291,15 +287,13 @@ fn warps_and_blocks_with_tasks_of_their_own() {
 fn products_of_a_warp_group() {
     let bench = Bench::new("pipelines");
     let value = |i: usize| ((i * 7 + i / 8 * 3) % 11) as f32 - 5.0;
-    let packed: Vec<u32> =
-        (0..576).map(|i| value(2 * i).to_bits() >> 16 | value(2 * i + 1).to_bits()).collect();
+    let packed: Vec<u32> = (0..576).map(|i| value(2 * i).to_bits() >> 16 | value(2 * i + 1).to_bits()).collect();
     let input = bench.machine.allocate(4 * 576).unwrap();
     bench.machine.write(input, &to_bytes(&packed)).unwrap();
     let output = bench.machine.allocate(4 * 512).unwrap();
     bench.launch("products", shape(1, 128), &Params::default().pointer(input).pointer(output));
-    let product = |row: usize, column: usize| {
-        (0..16).map(|k| value(16 * row + k) * value(1024 + 16 * column + k)).sum::<f32>()
-    };
+    let product =
+        |row: usize, column: usize| (0..16).map(|k| value(16 * row + k) * value(1024 + 16 * column + k)).sum::<f32>();
     let expected: Vec<u32> = (0..512).map(|i| (2.0 * product(i / 8, i % 8)).to_bits()).collect();
     assert_eq!(bench.read(output, 512), expected);
 }
@@ -335,9 +329,7 @@ fn boxes_of_tensors() {
     ] {
         for (x, y) in [(0, 0), (4, 3), (-5, -2), (36, 17), (9, 15), (100, 3)] {
             machine.fill(copy, 0xff, 4 * 44 * 20).unwrap();
-            let map = |address| {
-                tensor_map(address, &[columns, rows], 4 * row_words, &[width, 8], swizzle)
-            };
+            let map = |address| tensor_map(address, &[columns, rows], 4 * row_words, &[width, 8], swizzle);
             let params = map(*input).bytes(&map(copy).0, 64);
             let params = params.bytes(&i32::to_le_bytes(x), 4).bytes(&i32::to_le_bytes(y), 4).pointer(*output);
             bench.launch(kernel, shape(1, 64), &params);
@@ -392,8 +384,7 @@ fn boxes_of_tensors() {
         (8 * (block / 2) + row) * 16 + 8 * half + column
     });
     assert_eq!(bench.read(*output, 4 * 128), expected);
-    let launch =
-        Launch { grid: [4, 1, 1], block: [128, 1, 1], cluster: [1, 1, 1], shared_bytes: 0, params: &params.0 };
+    let launch = Launch { grid: [4, 1, 1], block: [128, 1, 1], cluster: [1, 1, 1], shared_bytes: 0, params: &params.0 };
     let fault = machine.launch(&bench.module.kernel("multicast").unwrap(), launch).unwrap_err();
     assert!(fault.to_string().contains("the kernel is compiled for [2, 1, 1]"), "{fault}");
 }

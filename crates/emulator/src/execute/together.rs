@@ -117,7 +117,9 @@ impl Step<'_, '_> {
             if same != members {
                 let lane = (members & !same).trailing_zeros();
                 let own = masks[lane as usize];
-                let message = format!("the mask of lanes is {own:#x} here, and {mask:#x} in lane {first}, which waits for this one");
+                let message = format!(
+                    "the mask of lanes is {own:#x} here, and {mask:#x} in lane {first}, which waits for this one"
+                );
                 return Err((lane, Misuse::Barrier(message)));
             }
             self.active = same;

@@ -4,7 +4,7 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
-use cachalot_emulator::{Kernel, Module};
+use cachalot_emulator::Module;
 use cachalot_nvcc::{Nvcc, Options};
 
 fn folder() -> PathBuf {
@@ -38,13 +38,6 @@ pub(crate) fn ptx(name: &str) -> String {
 /// `tests/cu/{name}.cu`, compiled and decoded.
 pub(crate) fn module(name: &str) -> Module {
     Module::parse(&ptx(name)).unwrap_or_else(|error| panic!("{name}.cu: {error}"))
-}
-
-/// The one kernel whose (mangled) name contains `part`.
-pub(crate) fn kernel(module: &Module, part: &str) -> Kernel {
-    let names: Vec<&str> = module.kernels().filter(|name| name.contains(part)).collect();
-    let [name] = names[..] else { panic!("`{part}` is in the names {names:?}") };
-    module.kernel(name).expect("it is one of the module's")
 }
 
 /// Kernel parameters, each at a multiple of its size.
