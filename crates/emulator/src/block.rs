@@ -61,6 +61,21 @@ pub(crate) struct MbarrierState {
 }
 
 impl MbarrierState {
+    /// What an incomplete phase lacks; `None` if it has not begun.
+    pub(crate) fn missing(&self) -> Option<String> {
+        let mut parts = Vec::new();
+        if self.pending > 0 && (self.pending < i64::from(self.count) || self.tx != 0) {
+            parts.push(format!("lacks {} of {} arrivals", self.pending, self.count));
+        }
+        if self.tx > 0 {
+            parts.push(format!("lacks {} bytes that it was told to expect", self.tx));
+        }
+        if self.tx < 0 {
+            parts.push(format!("got {} bytes more than it was told to expect", -self.tx));
+        }
+        (!parts.is_empty()).then(|| parts.join(" and "))
+    }
+
     /// Ends the phase if nothing is missing.
     pub(crate) fn try_complete(&mut self) -> Result<(), Misuse> {
         if self.pending < 0 {
@@ -85,6 +100,9 @@ pub(crate) struct Block {
     /// By offset in shared memory.
     pub(crate) mbarriers: BTreeMap<u32, MbarrierState>,
     pub(crate) num_alive: u32,
+    /// Accesses of this block's memory by threads of other blocks, until a thread of this block that is ordered after
+    /// them has exited: by warp and lane, the clock and the instruction.
+    pub(crate) visits: BTreeMap<(u16, u8), (u32, u32)>,
 }
 
 /// A bulk copy into shared memory that has not arrived.
@@ -124,6 +142,25 @@ impl Cluster<'_> {
     pub(crate) fn new_id(&mut self) -> u32 {
         self.next_id += 1;
         self.next_id
+    }
+
+    /// Of a block that has no threads left: nobody else may still use its shared memory.
+    pub(crate) fn check_exited(&self, rank: usize) -> Result<(), Misuse> {
+        let block = &self.blocks[rank];
+        if block.num_alive > 0 {
+            return Ok(());
+        }
+        if self.bulk.iter().any(|bulk| bulk.rank == rank) {
+            let message =
+                "the block exits while a bulk copy into its shared memory is under way: nobody has waited for it";
+            return Err(Misuse::NotWaited(message.to_owned()));
+        }
+        let Some((&(warp, lane), &(_, site))) = block.visits.first_key_value() else { return Ok(()) };
+        let (of_rank, warp) = (usize::from(warp) / self.warps_per_block, usize::from(warp) % self.warps_per_block);
+        let line = self.program.instructions.get(site as usize).map_or(0, |instruction| instruction.site.outer.line);
+        Err(Misuse::Race(format!(
+            "the block exits, and nothing orders that after the access of its shared memory by warp {warp} lane {lane} of block {of_rank} of the cluster at line {line}"
+        )))
     }
 
     /// Lets bulk copies arrive: the oldest of those that report to this `mbarrier`, or the oldest of all. Returns whether

@@ -19,8 +19,10 @@ use crate::warp::{GroupState, Warp, lane_list};
 const MAX_SHARED_BYTES: u32 = 227 * 1024;
 /// Turns in a row in which every warp only asked for what is not there.
 const MOST_IDLE_ROUNDS: u32 = 10_000;
-/// Instructions of a cluster after which it is taken to hang.
-const MOST_INSTRUCTIONS: u64 = 1 << 36;
+/// Instructions of a cluster, since it last changed what other threads can see, after which it is taken to hang: seconds.
+const MOST_IDLE_INSTRUCTIONS: u64 = 1 << 23;
+/// Instructions of a cluster after which it is taken to hang, whatever it does: minutes.
+const MOST_INSTRUCTIONS: u64 = 1 << 30;
 
 /// Decoded PTX.
 #[derive(Clone, Debug)]
@@ -353,6 +355,7 @@ impl<'a> Worker<'a> {
     fn run(&mut self, at: [u32; 3]) -> Result<(), Stopped> {
         self.reset(at);
         let limit = self.cluster.num_instructions + MOST_INSTRUCTIONS;
+        let mut num_at_progress = self.cluster.num_instructions;
         let mut num_idle = 0;
         loop {
             self.cluster.has_progress = false;
@@ -375,8 +378,16 @@ impl<'a> Worker<'a> {
             }
             if self.cluster.has_progress || num_running > 0 {
                 num_idle = 0;
-                if self.cluster.num_instructions > limit {
-                    return Err(self.hang("this many instructions have been executed without an end"));
+                let num_instructions = self.cluster.num_instructions;
+                if self.cluster.has_progress {
+                    num_at_progress = num_instructions;
+                }
+                let num_without_progress = num_instructions - num_at_progress;
+                if num_instructions > limit || num_without_progress > MOST_IDLE_INSTRUCTIONS {
+                    let reason = format!(
+                        "{num_without_progress} instructions have changed nothing that another thread could see"
+                    );
+                    return Err(self.hang(&reason));
                 }
                 continue;
             }
@@ -412,6 +423,7 @@ impl<'a> Worker<'a> {
             block.barriers.clear();
             block.barriers.resize_with(NUM_BARRIERS, Barrier::default);
             block.num_alive = threads;
+            block.visits.clear();
         }
         for (index, warp) in self.warps.iter_mut().enumerate() {
             let (rank, in_block) = (index / per_block, (index % per_block) as u32);
@@ -449,6 +461,12 @@ impl<'a> Worker<'a> {
             };
             let line = self.cluster.program.instructions.get(group.pc as usize).map_or(0, |i| i.site.outer.line);
             parts.push(format!("warp {} waits {what} (line {line})", warp.first_thread / 32));
+        }
+        for (rank, block) in self.cluster.blocks.iter().enumerate() {
+            parts.extend(block.mbarriers.iter().filter_map(|(offset, mbarrier)| {
+                let missing = mbarrier.missing()?;
+                Some(format!("the mbarrier at {offset:#x} of block {rank} of the cluster {missing}"))
+            }));
         }
         let is_barrier = waiting.clone().any(|(_, group)| !matches!(group.state, GroupState::Running));
         let message = format!("{reason}: {}", parts.join(", "));

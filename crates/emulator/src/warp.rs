@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use crate::execute::Stop;
 use crate::fault::Misuse;
 use crate::program::{Constant, Program, Slot};
 use crate::registers::Registers;
@@ -213,8 +214,8 @@ impl Warp {
     /// Takes lanes away that have exited.
     ///
     /// # Errors
-    /// If other lanes wait for them at an instruction that all must execute.
-    pub(crate) fn exit(&mut self, lanes: u32) -> Result<(), Misuse> {
+    /// If other lanes wait for them at an instruction that all must execute; it is named.
+    pub(crate) fn exit(&mut self, lanes: u32) -> Result<(), Stop> {
         self.alive &= !lanes;
         for group in &mut self.groups {
             group.mask &= !lanes;
@@ -224,11 +225,12 @@ impl Warp {
             if let GroupState::Gathering { required, is_aligned } = &mut group.state {
                 if *is_aligned && *required & lanes != 0 {
                     let message = format!(
-                        "lanes {} of the warp exit without reaching the instruction that lanes {} wait at for the whole warp",
+                        "lanes {} of the warp exit without reaching this instruction, at which lanes {} wait for the whole warp",
                         lane_list(*required & lanes),
                         lane_list(group.mask)
                     );
-                    return Err(Misuse::Barrier(message));
+                    let lane = group.mask.trailing_zeros();
+                    return Err(Stop { misuse: Misuse::Barrier(message), pc: group.pc, lane });
                 }
                 *required &= !lanes;
                 if *required & !group.mask == 0 {

@@ -91,12 +91,31 @@ impl Step<'_, '_> {
         (lane as u32, conflict.into_misuse(self.cluster.warps_per_block, line_of))
     }
 
+    /// The shared memory of another block is there as long as a thread of that block is.
+    pub(super) fn check_is_there(&self, rank: usize, lane: usize) -> LaneResult<()> {
+        if rank != self.warp.rank && self.cluster.blocks[rank].num_alive == 0 {
+            let message = format!("an access of the shared memory of block {rank} of the cluster, which has exited");
+            return Err((lane as u32, Misuse::OutOfBounds(message)));
+        }
+        Ok(())
+    }
+
+    /// Notes an access of another block's shared memory, which that block must not exit before.
+    pub(super) fn visit(&mut self, rank: usize, lane: usize) {
+        if rank != self.warp.rank {
+            let clock = self.cluster.clocks.access(self.warp.index, lane as u8).clock;
+            self.cluster.blocks[rank].visits.insert((self.warp.index, lane as u8), (clock, self.pc));
+        }
+    }
+
     pub(super) fn read_bytes(&mut self, target: Target, lane: usize, out: &mut [u8]) -> LaneResult<()> {
         match target {
             Target::Global(address) => {
                 self.cluster.memory.load(&mut self.cluster.cursor, address, out).map_err(|misuse| (lane as u32, misuse))
             }
             Target::Shared { rank, offset } => {
+                self.check_is_there(rank, lane)?;
+                self.visit(rank, lane);
                 let who = self.who(lane);
                 let cluster = &mut *self.cluster;
                 let result = cluster.blocks[rank].shared.read(who, &cluster.clocks, offset, out);
@@ -153,8 +172,11 @@ impl Step<'_, '_> {
                     .map_err(|misuse| (lane as u32, misuse))
             }
             Target::Shared { rank, offset } => {
+                self.check_is_there(rank, lane)?;
+                self.visit(rank, lane);
                 let who = self.who(lane);
                 let cluster = &mut *self.cluster;
+                cluster.has_progress = true;
                 let result = cluster.blocks[rank].shared.write(who, &cluster.clocks, offset, bytes);
                 result.map_err(|conflict| self.conflict(lane, conflict))
             }
@@ -235,7 +257,6 @@ impl Step<'_, '_> {
         b: Slot,
         c: Option<Slot>,
     ) -> LaneResult<()> {
-        self.cluster.has_progress = true;
         for lane in lanes(self.active) {
             let b = self.bits(b, lane);
             let c = c.map_or(0, |c| self.bits(c, lane));
@@ -249,6 +270,8 @@ impl Step<'_, '_> {
                         .map_err(|misuse| (lane as u32, misuse))?
                 }
                 Target::Shared { rank, offset } => {
+                    self.check_is_there(rank, lane)?;
+                    self.visit(rank, lane);
                     let who = self.who(lane);
                     let cluster = &mut *self.cluster;
                     cluster.blocks[rank]
@@ -260,6 +283,8 @@ impl Step<'_, '_> {
                     return Err((lane as u32, Misuse::OutOfBounds(format!("an atomic operation at {other:x?}"))));
                 }
             };
+            // Who asks again and again for what is not there changes nothing.
+            self.cluster.has_progress |= operation(old, b, c) != old;
             if let Some(d) = d {
                 self.set_bits(d, lane, old);
             }

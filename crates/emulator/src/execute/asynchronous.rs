@@ -7,7 +7,7 @@ use crate::fault::Misuse;
 use crate::program::{Address, AddressSpace, Bulk, BulkDirection, Mbarrier, Slot, WgmmaA, WgmmaOperands};
 use crate::shared::Proxy;
 use crate::tensor_map::TensorMap;
-use crate::warp::{AsyncReads, Copy};
+use crate::warp::{AsyncReads, Copy, Warp};
 use crate::wgmma::{Descriptor, OperandA, wgmma_warp};
 
 impl Step<'_, '_> {
@@ -193,6 +193,7 @@ impl Step<'_, '_> {
 
     /// An `mbarrier` that this thread may use: one that was initialised, and whose initialisation it knows of.
     fn mbarrier_at(&mut self, rank: usize, offset: u32, lane: usize) -> LaneResult<&mut MbarrierState> {
+        self.check_is_there(rank, lane)?;
         let who = self.who(lane);
         let cluster = &mut *self.cluster;
         cluster.blocks[rank]
@@ -207,6 +208,7 @@ impl Step<'_, '_> {
     /// Arrives `arrivals` times after `tx` more bytes are expected, and returns the phase of the arrival.
     fn arrive(&mut self, rank: usize, offset: u32, lane: usize, arrivals: u32, tx: i64) -> LaneResult<u64> {
         self.mbarrier_at(rank, offset, lane)?;
+        self.visit(rank, lane);
         let cluster = &mut *self.cluster;
         let Some(mbarrier) = cluster.blocks[rank].mbarriers.get_mut(&offset) else { return Ok(0) };
         let phase = mbarrier.phase;
@@ -299,13 +301,12 @@ impl Step<'_, '_> {
                 if let Some(address) = piece.global {
                     self.read_piece(address, lane, &mut data)?;
                 }
-                // What the tensor's edge has split is one piece again: shared memory knows no pieces of 12 bytes.
-                let at = offset + piece.shared_offset;
-                match parts.last_mut() {
-                    Some((start, bytes)) if !at.is_multiple_of(16) && *start + bytes.len() as u32 == at => {
-                        bytes.extend(data);
-                    }
-                    _ => parts.push((at, data)),
+                let mut at = 0;
+                while at < len {
+                    let offset = offset + piece.shared_offset + at as u32;
+                    let part = piece_len(offset.into(), len - at);
+                    parts.push((offset, data[at..at + part].to_vec()));
+                    at += part;
                 }
             }
             total += i64::from(map.box_bytes());
@@ -354,8 +355,9 @@ impl Step<'_, '_> {
             let mut data = [0; 16];
             let mut at = 0;
             while at < len {
-                let piece = piece_len(u64::from(from) + at as u64, len - at);
-                step.async_read(rank, from + at as u32, lane, &mut data[at..at + piece], &mut reads)?;
+                let from = from + at as u32;
+                let piece = piece_len(from.into(), len - at);
+                step.async_read(rank, from, lane, &mut data[at..at + piece], &mut reads)?;
                 at += piece;
             }
             let Some(address) = to else { return Ok(()) };
@@ -435,18 +437,6 @@ impl Step<'_, '_> {
             while self.warp.bulk_groups[lane].len() > keep as usize {
                 let reads = self.warp.bulk_groups[lane].pop_front().unwrap_or_default();
                 self.end_reads(&reads, self.warp.rank, lane)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A thread must not exit while a bulk store still reads the shared memory that goes with its block.
-    pub(super) fn check_nothing_is_left(&self, exiting: u32) -> LaneResult<()> {
-        for lane in lanes(exiting) {
-            let is_reading = |reads: &AsyncReads| !reads.parts.is_empty();
-            if is_reading(&self.warp.bulk_open[lane]) || self.warp.bulk_groups[lane].iter().any(is_reading) {
-                let message = "the thread exits before a bulk store of its has read shared memory: `cp.async.bulk.wait_group` is missing";
-                return Err((lane as u32, Misuse::NotWaited(message.to_owned())));
             }
         }
         Ok(())
@@ -536,6 +526,18 @@ impl Step<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// A thread must not exit while a bulk store still reads the shared memory that goes with its block.
+pub(super) fn check_nothing_is_left(warp: &Warp, exiting: u32) -> LaneResult<()> {
+    for lane in lanes(exiting) {
+        let is_reading = |reads: &AsyncReads| !reads.parts.is_empty();
+        if is_reading(&warp.bulk_open[lane]) || warp.bulk_groups[lane].iter().any(is_reading) {
+            let message = "the thread exits before a bulk store of its has read shared memory: `cp.async.bulk.wait_group` is missing";
+            return Err((lane as u32, Misuse::NotWaited(message.to_owned())));
+        }
+    }
+    Ok(())
 }
 
 /// The largest power of two, up to 16, that divides the address and is not longer than what is left.

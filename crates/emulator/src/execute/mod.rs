@@ -7,6 +7,7 @@ mod together;
 pub(crate) use together::NUM_BARRIERS;
 
 use crate::block::Cluster;
+use crate::clocks::Access;
 use crate::fault::Misuse;
 use crate::program::{Instruction, Logic, Op};
 use crate::warp::{Group, GroupState, Warp};
@@ -112,6 +113,11 @@ pub(crate) fn run(cluster: &mut Cluster<'_>, warp: &mut Warp) -> Result<Turn, St
                     pc = *target;
                 }
                 _ if active == 0 => pc += 1,
+                Op::Exit => {
+                    warp.groups[current].pc = pc + 1;
+                    exit(cluster, warp, pc, active)?;
+                    break;
+                }
                 _ => {
                     warp.groups[current].pc = pc;
                     let step =
@@ -190,6 +196,29 @@ pub(crate) fn stuck(warp: &Warp, group: Group) -> Stop {
     Stop { misuse: Misuse::Barrier(message), pc: group.pc, lane: group.mask.trailing_zeros() }
 }
 
+/// Lanes of a warp exit at `pc`.
+fn exit(cluster: &mut Cluster<'_>, warp: &mut Warp, pc: u32, exiting: u32) -> Result<(), Stop> {
+    asynchronous::check_nothing_is_left(warp, exiting).map_err(|(lane, misuse)| Stop { misuse, pc, lane })?;
+    warp.exit(exiting)?;
+    let num = exiting.count_ones();
+    let index = warp.index;
+    cluster.has_progress = true;
+    cluster.num_alive -= num;
+    cluster.barrier.try_complete(cluster.num_alive);
+    let block = &mut cluster.blocks[warp.rank];
+    block.num_alive -= num;
+    for barrier in &mut block.barriers {
+        barrier.try_complete(block.num_alive);
+    }
+    let clocks = &cluster.clocks;
+    block.visits.retain(|&(warp, lane), &mut (clock, _)| {
+        let visit = Access { warp, lane, clock };
+        !lanes(exiting).any(|lane| clocks.is_ordered_before(visit, index, lane as u8))
+    });
+    cluster.clocks.exit(usize::from(index), exiting);
+    cluster.check_exited(warp.rank).map_err(|misuse| Stop { misuse, pc, lane: exiting.trailing_zeros() })
+}
+
 /// One instruction of one group of lanes.
 struct Step<'s, 'c> {
     cluster: &'s mut Cluster<'c>,
@@ -227,7 +256,6 @@ impl Step<'_, '_> {
             }
             Op::Branch { target } => return Ok(self.split(self.active, *target)),
             Op::BranchIndexed { index, targets } => return self.branch_indexed(*index, targets),
-            Op::Exit => return self.exit(),
             Op::Trap(message) => return Err((self.first(), Misuse::Trap(message.clone()))),
             Op::Nop => {}
             Op::Yield => return Ok(Next::Yield),
@@ -307,26 +335,6 @@ impl Step<'_, '_> {
             left &= !same;
         }
         self.active = 0;
-        Ok(Next::Regroup)
-    }
-
-    fn exit(self) -> LaneResult<Next> {
-        let exiting = self.active;
-        self.check_nothing_is_left(exiting)?;
-        let group = &mut self.warp.groups[self.current];
-        group.pc = self.pc + 1;
-        let num = exiting.count_ones();
-        self.warp.exit(exiting).map_err(|misuse| (exiting.trailing_zeros(), misuse))?;
-        self.cluster.clocks.exit(usize::from(self.warp.index), exiting);
-        self.cluster.has_progress = true;
-        self.cluster.num_alive -= num;
-        let num_alive_of_cluster = self.cluster.num_alive;
-        self.cluster.barrier.try_complete(num_alive_of_cluster);
-        let block = &mut self.cluster.blocks[self.warp.rank];
-        block.num_alive -= num;
-        for barrier in &mut block.barriers {
-            barrier.try_complete(block.num_alive);
-        }
         Ok(Next::Regroup)
     }
 }

@@ -25,10 +25,7 @@ impl Step<'_, '_> {
             | Op::Match { members, .. }
             | Op::Redux { members, .. }
             | Op::Elect { members, .. }
-            | Op::WarpSync { members } => {
-                let members = self.members(*members)?;
-                (members & self.warp.alive, false)
-            }
+            | Op::WarpSync { members } => return self.among_members(op, *members),
             Op::Barrier { is_aligned, .. } => (if *is_aligned { self.warp.alive } else { self.mask }, true),
             _ => (self.warp.alive, true),
         };
@@ -36,16 +33,6 @@ impl Step<'_, '_> {
             return Ok(Next::Regroup);
         }
         match op {
-            Op::Shuffle { kind, d, valid, a, b, c, .. } => self.shuffle(*kind, *d, *valid, [*a, *b, *c], required),
-            Op::Vote { kind, d, is_predicate, a, .. } => self.vote(*kind, *d, *is_predicate, *a, required),
-            Op::Match { d, is_all, all, a, .. } => self.match_values(*d, *is_all, *all, *a, required),
-            Op::Redux { kind, d, a, .. } => self.redux(*kind, *d, *a, required),
-            Op::Elect { d, elected, .. } => {
-                let leader = required.trailing_zeros();
-                self.set_all(*d, leader);
-                set_predicate(&mut self.warp.registers, *elected, self.active, 1 << leader);
-            }
-            Op::WarpSync { .. } => self.cluster.clocks.warp_sync(usize::from(self.warp.index), required),
             Op::Barrier { what, id, count, reduction, is_aligned } => {
                 return self.barrier(*what, *id, *count, *reduction, *is_aligned);
             }
@@ -107,23 +94,52 @@ impl Step<'_, '_> {
         Ok(Next::Step)
     }
 
-    /// The mask of lanes that an instruction names: the same in all of them, and each of them in it.
-    fn members(&self, slot: u32) -> LaneResult<u32> {
+    /// An instruction that says in a mask which lanes take part. Lanes with the same mask execute it together, and those
+    /// with another mask for themselves.
+    fn among_members(mut self, op: &Op, slot: u32) -> LaneResult<Next> {
         let masks = self.warp.registers.b32[slot as usize];
-        let members = masks[self.first() as usize];
+        let mut named = 0;
         for lane in lanes(self.active) {
-            if masks[lane] != members {
-                let message =
-                    format!("the mask of lanes is {:#x} here and {members:#x} in lane {}", masks[lane], self.first());
+            let mask = masks[lane];
+            if mask >> lane & 1 == 0 {
+                let message = format!("lane {lane} is not in the mask {mask:#x} of the instruction that it executes");
                 return Err((lane as u32, Misuse::Barrier(message)));
             }
-            if members >> lane & 1 == 0 {
-                let message =
-                    format!("lane {lane} is not in the mask {members:#x} of the instruction that it executes");
-                return Err((lane as u32, Misuse::Barrier(message)));
-            }
+            named |= mask;
         }
-        Ok(members)
+        if !self.warp.gather(self.current, named & self.warp.alive, false) {
+            return Ok(Next::Regroup);
+        }
+        let mut left = self.active;
+        while left != 0 {
+            let first = left.trailing_zeros();
+            let mask = masks[first as usize];
+            let same = lanes(left).filter(|&lane| masks[lane] == mask).fold(0, |same, lane| same | 1 << lane);
+            let members = mask & self.warp.alive;
+            if same != members {
+                let lane = (members & !same).trailing_zeros();
+                let own = masks[lane as usize];
+                let message = format!(
+                    "the mask of lanes is {own:#x} here, and {mask:#x} in lane {first}, which waits for this one"
+                );
+                return Err((lane, Misuse::Barrier(message)));
+            }
+            self.active = same;
+            match op {
+                Op::Shuffle { kind, d, valid, a, b, c, .. } => self.shuffle(*kind, *d, *valid, [*a, *b, *c], members),
+                Op::Vote { kind, d, is_predicate, a, .. } => self.vote(*kind, *d, *is_predicate, *a, members),
+                Op::Match { d, is_all, all, a, .. } => self.match_values(*d, *is_all, *all, *a, members),
+                Op::Redux { kind, d, a, .. } => self.redux(*kind, *d, *a, members),
+                Op::Elect { d, elected, .. } => {
+                    self.set_all(*d, first);
+                    set_predicate(&mut self.warp.registers, *elected, same, 1 << first);
+                }
+                // The one that is left: a barrier of the warp.
+                _ => self.cluster.clocks.warp_sync(usize::from(self.warp.index), members),
+            }
+            left &= !same;
+        }
+        Ok(Next::Step)
     }
 
     /// `shfl.sync` as the PTX ISA's pseudo-code has it.
