@@ -1,0 +1,7 @@
+//! Each instruction that the emulator executes, one at a time, against a definition of its own.
+//!
+//! A test is a line of PTX and a Rust function written from the text of the PTX ISA 9.0. The harness runs the line over
+//! hostile and random operands, unguarded, under a guard predicate, and with half of the lanes elsewhere.
+
+mod harness;
+mod integer;
