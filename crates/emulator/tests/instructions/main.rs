@@ -3,6 +3,7 @@
 //! A test is a line of PTX and a Rust function written from the text of the PTX ISA 9.0. The harness runs the line over
 //! hostile and random operands, unguarded, under a guard predicate, and with half of the lanes elsewhere.
 
+mod convert;
 mod exact;
 mod float;
 mod harness;
