@@ -251,7 +251,9 @@ impl<'a> Decoder<'a> {
         };
         let action: Action = match from.as_str() {
             "f16" => |r, a, m| ternary::<u16, u16, u32, u32>(r, a, m, |x, y, one| set(x, y, one, Format::F16, a.extra)),
-            "bf16" => |r, a, m| ternary::<u16, u16, u32, u32>(r, a, m, |x, y, one| set(x, y, one, Format::Bf16, a.extra)),
+            "bf16" => {
+                |r, a, m| ternary::<u16, u16, u32, u32>(r, a, m, |x, y, one| set(x, y, one, Format::Bf16, a.extra))
+            }
             "f32" => |r, a, m| ternary::<u32, u32, u32, u32>(r, a, m, |x, y, one| set(x, y, one, Format::F32, a.extra)),
             "f64" => |r, a, m| ternary::<u64, u64, u32, u32>(r, a, m, |x, y, one| set(x, y, one, Format::F64, a.extra)),
             "f16x2" => |r, a, m| {

@@ -1,8 +1,8 @@
 //! `cvt` between all pairs of number types.
 
 use crate::exact::{BF16, E2M1, E4M3, E5M2, F16, F32, Format, Rounding};
-use crate::harness::check;
 use crate::harness::Kind::{self, I16, I32, I64};
+use crate::harness::check;
 
 const INTEGERS: [(&str, u32, bool); 8] = [
     ("u8", 8, false),

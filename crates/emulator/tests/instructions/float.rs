@@ -152,7 +152,13 @@ fn arithmetic_of_short_formats() {
     for (name, count, exact) in cases {
         for (kind_name, kind, format, is_pair) in SHORT {
             // bf16 is not saturated.
-            let modifier = if name.ends_with("relu") { ".relu" } else if name.ends_with("sat") { ".sat" } else { "" };
+            let modifier = if name.ends_with("relu") {
+                ".relu"
+            } else if name.ends_with("sat") {
+                ".sat"
+            } else {
+                ""
+            };
             if modifier == ".sat" && kind_name.starts_with('b') {
                 continue;
             }
@@ -262,10 +268,15 @@ fn comparisons() {
             let holds = test(F32.value(v[0]), F32.value(v[1]));
             [holds.into(), (!holds).into()]
         });
-        check(&format!("setp.{name}.xor.ftz.f32 $d, $0, $1, !$2;"), Kind::Pred, &[Kind::F32, Kind::F32, Kind::Pred], |v| {
-            let of = |bits| F32.value(F32.flush(bits));
-            (test(of(v[0]), of(v[1])) != (v[2] == 0)).into()
-        });
+        check(
+            &format!("setp.{name}.xor.ftz.f32 $d, $0, $1, !$2;"),
+            Kind::Pred,
+            &[Kind::F32, Kind::F32, Kind::Pred],
+            |v| {
+                let of = |bits| F32.value(F32.flush(bits));
+                (test(of(v[0]), of(v[1])) != (v[2] == 0)).into()
+            },
+        );
         check(&format!("setp.{name}.f64 $d, $0, $1;"), Kind::Pred, &[Kind::F64; 2], |v| {
             test(f64::from_bits(v[0]), f64::from_bits(v[1])).into()
         });

@@ -8,3 +8,7 @@ mod exact;
 mod float;
 mod harness;
 mod integer;
+mod memory;
+mod refused;
+mod special;
+mod warp;
