@@ -1,6 +1,7 @@
 //! Arithmetic on numbers of several words: `add.cc`, `addc`, `sub.cc`, `subc`, `mad.cc` and `madc`.
 //!
-//! The carry flag is a register of 32 bits like others, of which an instruction may read and write the same.
+//! The carry flag is a register like others. A subtraction adds the complement, as the processor does, so that a borrow is
+//! a carry of 0: the PTX ISA does not say what `addc` after `sub.cc` gives, but nvcc's division of 128 bits depends on it.
 
 use super::arithmetic::width;
 use super::{Decoder, Known, Opcode, Place, Refusal};
@@ -59,7 +60,8 @@ fn add<T: Word>(registers: &mut Registers, args: &Args, mask: u32) {
 }
 
 fn sub<T: Word>(registers: &mut Registers, args: &Args, mask: u32) {
-    carried::<T>(registers, args, mask, |a, b, _, borrow| bits(a) - bits(b) - borrow);
+    let first = i128::from(args.extra & USES == 0);
+    carried::<T>(registers, args, mask, |a, b, _, carry| bits(a) + bits(T::low(!b.value())) + carry + first);
 }
 
 fn mad_low<T: Word>(registers: &mut Registers, args: &Args, mask: u32) {

@@ -4,6 +4,7 @@
 //! hostile and random operands, unguarded, under a guard predicate, and with half of the lanes elsewhere.
 
 mod convert;
+mod cuda;
 mod exact;
 mod float;
 mod harness;
