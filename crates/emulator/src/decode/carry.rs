@@ -113,7 +113,7 @@ impl<'a> Decoder<'a> {
         if operands.len() != expected {
             return Err(format!("expected {expected} operands, found {}", operands.len()));
         }
-        let mut args = Args { slots: [0; 5], extra: u32::from(uses) * USES | u32::from(sets) * SETS };
+        let mut args = Args { slots: [0; 5], extra: if uses { USES } else { 0 } | if sets { SETS } else { 0 } };
         for (slot, operand) in args.slots.iter_mut().zip(operands) {
             *slot = self.of_width(operand, width(kind))?;
         }

@@ -21,8 +21,16 @@ const ROUNDINGS: [Rounding; 5] =
     [Rounding::NearestEven, Rounding::Zero, Rounding::Down, Rounding::Up, Rounding::NearestAway];
 const SATURATIONS: [Saturate; 5] =
     [Saturate::None, Saturate::Zero1, Saturate::Relu, Saturate::Finite, Saturate::ReluFinite];
-const FUNCTIONS: [Function; 7] =
-    [Function::Ex2, Function::Lg2, Function::Sin, Function::Cos, Function::Tanh, Function::Rsqrt, Function::Sqrt];
+const FUNCTIONS: [(&str, Function); 8] = [
+    ("ex2", Function::Ex2),
+    ("lg2", Function::Lg2),
+    ("sin", Function::Sin),
+    ("cos", Function::Cos),
+    ("tanh", Function::Tanh),
+    ("rcp", Function::Rcp),
+    ("rsqrt", Function::Rsqrt),
+    ("sqrt", Function::Sqrt),
+];
 const COMPARISONS: [Comparison; 14] = [
     Comparison::Eq,
     Comparison::Ne,
@@ -166,7 +174,7 @@ impl<'a> Decoder<'a> {
                 Some(|r, a, m| binary::<u32, u32, u32>(r, a, m, |x, y| div_full_f32(x, y, ftz(a.extra))))
             }
             ("div", "f32") => Some(f32_op!(binary, extra, |x, y| arithmetic::div_f32)),
-            ("rcp", "f32") => Some(f32_op!(unary, extra, |x| arithmetic::rcp_f32)),
+            ("rcp", "f32") if !is_approximate => Some(f32_op!(unary, extra, |x| arithmetic::rcp_f32)),
             ("sqrt", "f32") if !is_approximate => Some(f32_op!(unary, extra, |x| arithmetic::sqrt_f32)),
             ("add", "f64") => Some(f64_op!(binary, |x, y| arithmetic::add_f64)),
             ("sub", "f64") => Some(f64_op!(binary, |x, y| arithmetic::sub_f64)),
@@ -217,9 +225,8 @@ impl<'a> Decoder<'a> {
                 binary::<u32, u32, u32>(r, a, m, |x, y| copysign(x.into(), y.into(), Format::F32) as u32)
             }),
             ("copysign", "f64") => Some(|r, a, m| binary::<u64, u64, u64>(r, a, m, |x, y| copysign(x, y, Format::F64))),
-            ("ex2" | "lg2" | "sin" | "cos" | "tanh" | "rsqrt" | "sqrt", _) => {
-                let index =
-                    ["ex2", "lg2", "sin", "cos", "tanh", "rsqrt", "sqrt"].iter().position(|known| *known == name);
+            ("rcp", "f32") | ("ex2" | "lg2" | "sin" | "cos" | "tanh" | "rsqrt" | "sqrt", _) => {
+                let index = FUNCTIONS.iter().position(|(known, _)| *known == name);
                 extra |= (index.unwrap_or(0) as u32) << FUNCTION_AT;
                 with_format(kind, APPROXIMATE)
             }
@@ -407,7 +414,7 @@ macro_rules! per_format2 {
 const ABS: PerFormat = per_format1!(|x: u64, format: Format, extra: u32| abs(x, format, ftz(extra)));
 const NEG: PerFormat = per_format1!(|x: u64, format: Format, extra: u32| neg(x, format, ftz(extra)));
 const APPROXIMATE: PerFormat = per_format1!(|x: u64, format: Format, extra: u32| {
-    approximate(FUNCTIONS[(extra >> FUNCTION_AT) as usize], x, format, ftz(extra))
+    approximate(FUNCTIONS[(extra >> FUNCTION_AT) as usize].1, x, format, ftz(extra))
 });
 const PICK: PerFormat = per_format2!(|x: u64, y: u64, format: Format, extra: u32| {
     let which = if extra >> FUNCTION_AT != 0 { Pick::Max } else { Pick::Min };
