@@ -46,7 +46,9 @@ pub(super) fn width(kind: &str) -> u32 {
 
 impl<'a> Decoder<'a> {
     pub(super) fn arithmetic(&mut self, opcode: Opcode<'a>, operands: &'a [Operand]) -> Result<Option<Op>, Refusal> {
-        let kind = opcode.last();
+        // nvcc writes `max.s32.relu`, the PTX ISA `max.relu.s32`.
+        let has_relu = opcode.has("relu");
+        let kind = opcode.qualifiers().rfind(|part| *part != "relu").unwrap_or("");
         let bits = width(kind);
         let is_integer = matches!(kind.as_bytes().first(), Some(b'u' | b's' | b'b')) && !kind.starts_with("bf");
         match opcode.name() {
@@ -66,9 +68,6 @@ impl<'a> Decoder<'a> {
             "mad" if is_integer && opcode.has("wide") => return self.multiply_add_wide(kind, operands),
             _ => {}
         }
-        if opcode.has("cc") || matches!(opcode.name(), "addc" | "subc" | "madc") {
-            return Err("arithmetic with carry is not executed".to_owned());
-        }
         let one = |action: Option<Action>| action.map(|action| (action, vec![bits; 2]));
         let two = |action: Option<Action>| action.map(|action| (action, vec![bits; 3]));
         let three = |action: Option<Action>| action.map(|action| (action, vec![bits; 4]));
@@ -76,6 +75,13 @@ impl<'a> Decoder<'a> {
         let shift = |action: Option<Action>| action.map(|action| (action, vec![bits, bits, 32]));
         let mut extra = 0;
         let found = match opcode.name() {
+            "add" | "min" | "max" if matches!(kind, "u16x2" | "s16x2") => {
+                let action = two_halves(opcode.name(), kind, has_relu);
+                return match action {
+                    Some(action) => self.pure(action, operands, &[32; 3], 0),
+                    None => Ok(None),
+                };
+            }
             "add" if is_integer && !opcode.has("sat") => {
                 two(by_integer!(kind, T, |r, a, m| binary::<T, T, T>(r, a, m, T::wrapping_add)))
             }
@@ -92,15 +98,23 @@ impl<'a> Decoder<'a> {
                 two(by_integer!(kind, T, |r, a, m| binary::<T, T, T>(r, a, m, T::wrapping_mul)))
             }
             "mul" if is_integer && opcode.has("hi") => two(high_product(kind)),
+            "mul24" if opcode.has("hi") => two(by_type!(kind, T in ["u32" => u32, "s32" => i32], |r, a, m| {
+                binary::<T, T, T>(r, a, m, |x, y| {
+                    ((i64::from((x << 8) >> 8) * i64::from((y << 8) >> 8)) >> 16) as T
+                })
+            })),
             "mul24" if opcode.has("lo") => two(by_type!(kind, T in ["u32" => u32, "s32" => i32], |r, a, m| {
                 binary::<T, T, T>(r, a, m, |x, y| ((x << 8) >> 8).wrapping_mul((y << 8) >> 8))
             })),
             "mad" if is_integer && opcode.has("lo") => three(by_integer!(kind, T, |r, a, m| {
                 ternary::<T, T, T, T>(r, a, m, |x, y, z| x.wrapping_mul(y).wrapping_add(z))
             })),
-            "mad" if opcode.has("hi") => three(by_type!(kind, T in ["u32" => u32, "s32" => i32], |r, a, m| {
-                ternary::<T, T, T, T>(r, a, m, |x, y, z| ((i128::from(x) * i128::from(y)) >> 32).wrapping_add(i128::from(z)) as T)
+            "mad" if opcode.has("hi") && opcode.has("sat") && kind == "s32" => three(Some(|r, a, m| {
+                ternary::<i32, i32, i32, i32>(r, a, m, |x, y, z| {
+                    (((i64::from(x) * i64::from(y)) >> 32) as i32).saturating_add(z)
+                });
             })),
+            "mad" if opcode.has("hi") && !opcode.has("sat") => three(high_product_sum(kind)),
             // A divisor of zero gives all ones, as on the hardware.
             "div" if is_integer => two(by_integer!(kind, T, |r, a, m| {
                 binary::<T, T, T>(r, a, m, |x, y| if y == 0 { !0 } else { x.wrapping_div(y) })
@@ -114,10 +128,15 @@ impl<'a> Decoder<'a> {
             "neg" if is_integer => one(by_type!(kind, T in ["s16" => i16, "s32" => i32, "s64" => i64], |r, a, m| {
                 unary::<T, T>(r, a, m, T::wrapping_neg)
             })),
+            "min" | "max" if has_relu => two(match (opcode.name(), kind) {
+                ("min", "s32") => Some(|r, a, m| binary::<i32, i32, i32>(r, a, m, |x, y| x.min(y).max(0))),
+                ("max", "s32") => Some(|r, a, m| binary::<i32, i32, i32>(r, a, m, |x, y| x.max(y).max(0))),
+                _ => None,
+            }),
             "min" if is_integer => two(by_integer!(kind, T, |r, a, m| binary::<T, T, T>(r, a, m, |x, y| x.min(y)))),
             "max" if is_integer => two(by_integer!(kind, T, |r, a, m| binary::<T, T, T>(r, a, m, |x, y| x.max(y)))),
-            "sad" => three(by_type!(kind, T in ["u32" => u32, "s32" => i32], |r, a, m| {
-                ternary::<T, T, u32, u32>(r, a, m, |x, y, z| x.abs_diff(y).wrapping_add(z))
+            "sad" => three(by_integer!(kind, T, |r, a, m| {
+                ternary::<T, T, T, T>(r, a, m, |x, y, z| x.abs_diff(y).wrapping_add(z as _) as T)
             })),
             "and" => two(by_width!(kind, T, |r, a, m| binary::<T, T, T>(r, a, m, |x, y| x & y))),
             "or" => two(by_width!(kind, T, |r, a, m| binary::<T, T, T>(r, a, m, |x, y| x | y))),
@@ -200,6 +219,20 @@ impl<'a> Decoder<'a> {
                 ("s32", "u32") => Some(dot4::<i8, u8>),
                 _ => None,
             }),
+            "dp2a" if opcode.parts.len() == 4 => {
+                extra = match opcode.parts[1].as_str() {
+                    "lo" => 0,
+                    "hi" => 16,
+                    _ => return Ok(None),
+                };
+                three(match (opcode.parts[2].as_str(), kind) {
+                    ("u32", "u32") => Some(dot2::<u16, u8>),
+                    ("s32", "s32") => Some(dot2::<i16, i8>),
+                    ("u32", "s32") => Some(dot2::<u16, i8>),
+                    ("s32", "u32") => Some(dot2::<i16, u8>),
+                    _ => None,
+                })
+            }
             _ => return Ok(None),
         };
         match found {
@@ -401,6 +434,52 @@ fn high_product(kind: &str) -> Option<Action> {
     })
 }
 
+fn high_product_sum(kind: &str) -> Option<Action> {
+    macro_rules! sum {
+        ($narrow:ty, $wide:ty) => {
+            Some(|r, a, m| {
+                ternary::<$narrow, $narrow, $narrow, $narrow>(r, a, m, |x, y, z| {
+                    (((<$wide>::from(x) * <$wide>::from(y)) >> <$narrow>::BITS) as $narrow).wrapping_add(z)
+                });
+            })
+        };
+    }
+    match kind {
+        "u16" => sum!(u16, u32),
+        "s16" => sum!(i16, i32),
+        "u32" => sum!(u32, u64),
+        "s32" => sum!(i32, i64),
+        "u64" => sum!(u64, u128),
+        "s64" => sum!(i64, i128),
+        _ => None,
+    }
+}
+
+/// Two integers of 16 bits in a register, each on its own.
+fn two_halves(name: &str, kind: &str, has_relu: bool) -> Option<Action> {
+    macro_rules! halves {
+        ($half:ty, $function:expr) => {
+            Some(|r, a, m| {
+                let f: fn($half, $half) -> $half = $function;
+                binary::<u32, u32, u32>(r, a, m, |x, y| {
+                    let high = f((x >> 16) as $half, (y >> 16) as $half) as u16;
+                    u32::from(high) << 16 | u32::from(f(x as $half, y as $half) as u16)
+                });
+            })
+        };
+    }
+    match (name, kind, has_relu) {
+        ("add", _, false) => halves!(u16, u16::wrapping_add),
+        ("min", "u16x2", false) => halves!(u16, |x, y| x.min(y)),
+        ("max", "u16x2", false) => halves!(u16, |x, y| x.max(y)),
+        ("min", "s16x2", false) => halves!(i16, |x, y| x.min(y)),
+        ("max", "s16x2", false) => halves!(i16, |x, y| x.max(y)),
+        ("min", "s16x2", true) => halves!(i16, |x, y| x.min(y).max(0)),
+        ("max", "s16x2", true) => halves!(i16, |x, y| x.max(y).max(0)),
+        _ => None,
+    }
+}
+
 fn funnel_left(registers: &mut Registers, args: &Args, mask: u32) {
     let wraps = args.extra != 0;
     ternary::<u32, u32, u32, u32>(registers, args, mask, |low, high, amount| {
@@ -450,25 +529,27 @@ fn permute(registers: &mut Registers, args: &Args, mask: u32) {
     });
 }
 
-fn dot4<A: From8, B: From8>(registers: &mut Registers, args: &Args, mask: u32) {
+fn dot4<A: Truncate + Into<i32>, B: Truncate + Into<i32>>(registers: &mut Registers, args: &Args, mask: u32) {
     ternary::<u32, u32, u32, u32>(registers, args, mask, |a, b, c| {
-        let products = a.to_le_bytes().into_iter().zip(b.to_le_bytes()).map(|(a, b)| A::widen(a) * B::widen(b));
-        c.wrapping_add(products.sum::<i32>() as u32)
+        let product = |at: u32| {
+            let (a, b): (i32, i32) = (A::truncate(u64::from(a >> at)).into(), B::truncate(u64::from(b >> at)).into());
+            a * b
+        };
+        c.wrapping_add([0, 8, 16, 24].map(product).iter().sum::<i32>() as u32)
     });
 }
 
-trait From8 {
-    fn widen(byte: u8) -> i32;
-}
-impl From8 for u8 {
-    fn widen(byte: u8) -> i32 {
-        i32::from(byte)
-    }
-}
-impl From8 for i8 {
-    fn widen(byte: u8) -> i32 {
-        i32::from(byte as i8)
-    }
+/// Two numbers of 16 bits by two of the second operand's bytes, from the bit in `extra` on.
+fn dot2<A: Truncate + Into<i32>, B: Truncate + Into<i32>>(registers: &mut Registers, args: &Args, mask: u32) {
+    ternary::<u32, u32, u32, u32>(registers, args, mask, |a, b, c| {
+        let product = |index: u32| {
+            let byte = b >> (args.extra + 8 * index);
+            let (a, b): (i32, i32) =
+                (A::truncate(u64::from(a >> (16 * index))).into(), B::truncate(byte.into()).into());
+            a * b
+        };
+        c.wrapping_add(product(0) as u32).wrapping_add(product(1) as u32)
+    });
 }
 
 /// Slot 0 is the whole, the others are its `N` pieces, the lowest first.
@@ -496,18 +577,13 @@ fn unpack<W: Lane + Into<u64>, P: Lane + Truncate, const N: usize>(registers: &m
 trait Truncate {
     fn truncate(bits: u64) -> Self;
 }
-impl Truncate for u8 {
-    fn truncate(bits: u64) -> Self {
-        bits as u8
-    }
+macro_rules! truncate {
+    ($($type:ident)*) => {$(
+        impl Truncate for $type {
+            fn truncate(bits: u64) -> Self {
+                bits as $type
+            }
+        }
+    )*};
 }
-impl Truncate for u16 {
-    fn truncate(bits: u64) -> Self {
-        bits as u16
-    }
-}
-impl Truncate for u32 {
-    fn truncate(bits: u64) -> Self {
-        bits as u32
-    }
-}
+truncate!(u8 i8 u16 i16 u32);

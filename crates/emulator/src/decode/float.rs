@@ -7,7 +7,7 @@ use crate::float::arithmetic::{self, Mode};
 use crate::float::compare::{Comparison, Pick, PickMode, abs, compare, copysign, neg, pick};
 use crate::float::{Format, Rounding, Saturate};
 use crate::parse::Operand;
-use crate::program::Op;
+use crate::program::{Constant, Op, Slot};
 use crate::registers::{Action, Args, Lane, Registers, binary, ternary, unary};
 
 /// A rounding and the modifiers of a float instruction in [`Args::extra`].
@@ -21,15 +21,15 @@ const ROUNDINGS: [Rounding; 5] =
     [Rounding::NearestEven, Rounding::Zero, Rounding::Down, Rounding::Up, Rounding::NearestAway];
 const SATURATIONS: [Saturate; 5] =
     [Saturate::None, Saturate::Zero1, Saturate::Relu, Saturate::Finite, Saturate::ReluFinite];
-const FUNCTIONS: [Function; 8] = [
-    Function::Ex2,
-    Function::Lg2,
-    Function::Sin,
-    Function::Cos,
-    Function::Tanh,
-    Function::Rsqrt,
-    Function::Sqrt,
-    Function::Rcp,
+const FUNCTIONS: [(&str, Function); 8] = [
+    ("ex2", Function::Ex2),
+    ("lg2", Function::Lg2),
+    ("sin", Function::Sin),
+    ("cos", Function::Cos),
+    ("tanh", Function::Tanh),
+    ("rcp", Function::Rcp),
+    ("rsqrt", Function::Rsqrt),
+    ("sqrt", Function::Sqrt),
 ];
 const COMPARISONS: [Comparison; 14] = [
     Comparison::Eq,
@@ -155,12 +155,14 @@ impl<'a> Decoder<'a> {
         let bits = width(kind);
         let mut extra = modifiers(opcode);
         let name = opcode.name();
-        if kind == "f64" && rounding(extra) != Rounding::NearestEven {
+        let is_rounded = matches!(name, "add" | "sub" | "mul" | "fma" | "mad" | "div" | "rcp" | "sqrt");
+        if kind == "f64" && is_rounded && rounding(extra) != Rounding::NearestEven {
             return Err("f64 arithmetic is executed with rounding to nearest only".to_owned());
         }
         let is_approximate = opcode.has("approx");
         let action: Option<Action> = match (name, kind) {
             ("setp", _) => return self.setp_float(opcode, operands),
+            ("set", _) => return self.set(opcode, operands),
             ("add", "f32") => Some(f32_op!(binary, extra, |x, y| arithmetic::add_f32)),
             ("sub", "f32") => Some(f32_op!(binary, extra, |x, y| arithmetic::sub_f32)),
             ("mul", "f32") => Some(f32_op!(binary, extra, |x, y| arithmetic::mul_f32)),
@@ -180,6 +182,7 @@ impl<'a> Decoder<'a> {
             ("fma" | "mad", "f64") => Some(f64_op!(ternary, |x, y, z| arithmetic::fma_f64)),
             ("div", "f64") => Some(f64_op!(binary, |x, y| arithmetic::div_f64)),
             ("rcp", "f64") if !is_approximate => Some(f64_op!(unary, |x| arithmetic::rcp_f64)),
+            ("rcp", "f64") if opcode.has("ftz") => Some(|r, a, m| unary::<u64, u64>(r, a, m, gross_reciprocal)),
             ("sqrt", "f64") => Some(f64_op!(unary, |x| arithmetic::sqrt_f64)),
             ("add", _) => short2!(kind, arithmetic::add_short),
             ("sub", _) => short2!(kind, arithmetic::sub_short),
@@ -222,23 +225,64 @@ impl<'a> Decoder<'a> {
                 binary::<u32, u32, u32>(r, a, m, |x, y| copysign(x.into(), y.into(), Format::F32) as u32)
             }),
             ("copysign", "f64") => Some(|r, a, m| binary::<u64, u64, u64>(r, a, m, |x, y| copysign(x, y, Format::F64))),
-            ("ex2" | "lg2" | "sin" | "cos" | "tanh" | "rsqrt" | "sqrt" | "rcp", _) => {
-                let index = ["ex2", "lg2", "sin", "cos", "tanh", "rsqrt", "sqrt", "rcp"]
-                    .iter()
-                    .position(|known| *known == name);
+            ("rcp", "f32") | ("ex2" | "lg2" | "sin" | "cos" | "tanh" | "rsqrt" | "sqrt", _) => {
+                let index = FUNCTIONS.iter().position(|(known, _)| *known == name);
                 extra |= (index.unwrap_or(0) as u32) << FUNCTION_AT;
                 with_format(kind, APPROXIMATE)
             }
             _ => return Ok(None),
         };
         let Some(action) = action else { return Err(format!("type `.{kind}` (a float of {} bits)", format.bits())) };
+        let known = ["rn", "rz", "rm", "rp", "ftz", "sat", "relu", "approx", "full", "NaN", "xorsign", "abs", kind];
+        if let Some(unknown) = opcode.qualifiers().find(|part| !known.contains(part)) {
+            return Err(format!("`{name}` with `.{unknown}` is not executed"));
+        }
         let widths = vec![bits; operands.len()];
         self.pure(action, operands, &widths, extra)
     }
 
+    /// `set.cmp.dtype.stype d, a, b`: a comparison whose result is all ones or 1.0, for each value of a pair.
+    fn set(&mut self, opcode: Opcode<'a>, operands: &'a [Operand]) -> Result<Option<Op>, Refusal> {
+        let [_, comparison, modifiers @ .., to, from] = opcode.parts else { return Ok(None) };
+        let (Some(index), [d, a, b]) = (comparison_index(comparison), operands) else { return Ok(None) };
+        if !modifiers.iter().all(|part| part == "ftz") {
+            return Ok(None);
+        }
+        let holds = match (to.as_str(), from.as_str()) {
+            ("u32" | "s32", "f16x2" | "bf16x2") | ("u16" | "s16", "f16" | "bf16") => 0xffff,
+            ("u32" | "s32", "f16" | "bf16" | "f32" | "f64") => u64::from(u32::MAX),
+            ("f16", "f16" | "bf16") | ("f16x2", "f16x2" | "bf16x2") => 0x3c00,
+            ("bf16", "f16" | "bf16") | ("bf16x2", "f16x2" | "bf16x2") => 0x3f80,
+            ("f32", "f16" | "bf16" | "f32" | "f64") => u64::from(1_f32.to_bits()),
+            _ => return Ok(None),
+        };
+        let action: Action = match from.as_str() {
+            "f16" => |r, a, m| ternary::<u16, u16, u32, u32>(r, a, m, |x, y, one| set(x, y, one, Format::F16, a.extra)),
+            "bf16" => {
+                |r, a, m| ternary::<u16, u16, u32, u32>(r, a, m, |x, y, one| set(x, y, one, Format::Bf16, a.extra))
+            }
+            "f32" => |r, a, m| ternary::<u32, u32, u32, u32>(r, a, m, |x, y, one| set(x, y, one, Format::F32, a.extra)),
+            "f64" => |r, a, m| ternary::<u64, u64, u32, u32>(r, a, m, |x, y, one| set(x, y, one, Format::F64, a.extra)),
+            "f16x2" => |r, a, m| {
+                ternary::<u32, u32, u32, u32>(r, a, m, |x, y, one| {
+                    halves2(x, y, |x, y| set(x, y, one, Format::F16, a.extra) as u16)
+                });
+            },
+            _ => |r, a, m| {
+                ternary::<u32, u32, u32, u32>(r, a, m, |x, y, one| {
+                    halves2(x, y, |x, y| set(x, y, one, Format::Bf16, a.extra) as u16)
+                });
+            },
+        };
+        let bits = width(from);
+        let (Slot::B32(one) | Slot::B64(one)) = self.constant(Constant::Value(holds), false);
+        let slots = [self.b32(d)?, self.of_width(a, bits)?, self.of_width(b, bits)?, one, 0];
+        let extra = self::modifiers(opcode) | index << FUNCTION_AT;
+        Ok(Some(Op::Pure(action, Args { slots, extra })))
+    }
+
     fn setp_float(&mut self, opcode: Opcode<'a>, operands: &'a [Operand]) -> Result<Option<Op>, Refusal> {
-        let names = ["eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"];
-        let Some(index) = names.iter().position(|name| *name == opcode.parts[1]) else { return Ok(None) };
+        let Some(index) = opcode.parts.get(1).and_then(|name| comparison_index(name)) else { return Ok(None) };
         let action: fn(&Registers, &Args) -> u32 = match opcode.last() {
             // What is compared most often is compared by the processor.
             "f32" if !opcode.has("ftz") => match opcode.parts[1].as_str() {
@@ -257,10 +301,31 @@ impl<'a> Decoder<'a> {
         };
         let mut op = self.setp(action, opcode, operands)?;
         if let Op::Setp { args, .. } = &mut op {
-            args.extra = modifiers(opcode) | (index as u32) << FUNCTION_AT;
+            args.extra = modifiers(opcode) | index << FUNCTION_AT;
         }
         Ok(Some(op))
     }
+}
+
+/// The place of a comparison in [`COMPARISONS`].
+fn comparison_index(name: &str) -> Option<u32> {
+    let names = ["eq", "ne", "lt", "le", "gt", "ge", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan"];
+    names.iter().position(|known| *known == name).map(|index| index as u32)
+}
+
+/// `one` if the comparison in `extra` holds.
+fn set(x: impl Into<u64>, y: impl Into<u64>, one: u32, format: Format, extra: u32) -> u32 {
+    let comparison = COMPARISONS[(extra >> FUNCTION_AT) as usize];
+    if compare(comparison, x.into(), y.into(), format, ftz(extra)) { one } else { 0 }
+}
+
+/// `rcp.approx.ftz.f64`: of the upper words of operand and result, without subnormals.
+fn gross_reciprocal(x: u64) -> u64 {
+    let upper = |bits: u64| bits >> 32 << 32;
+    let flushed = |bits: u64| if f64::from_bits(bits).is_subnormal() { bits & 1 << 63 } else { bits };
+    let value = f64::from_bits(flushed(upper(x)));
+    // NaN has the bits that it has as every result.
+    if value.is_nan() { 0xfff8 << 48 } else { flushed(upper((1.0 / value).to_bits())) }
 }
 
 fn setp<T: Lane + Into<u64>>(registers: &Registers, args: &Args, format: Format) -> u32 {
@@ -349,7 +414,7 @@ macro_rules! per_format2 {
 const ABS: PerFormat = per_format1!(|x: u64, format: Format, extra: u32| abs(x, format, ftz(extra)));
 const NEG: PerFormat = per_format1!(|x: u64, format: Format, extra: u32| neg(x, format, ftz(extra)));
 const APPROXIMATE: PerFormat = per_format1!(|x: u64, format: Format, extra: u32| {
-    approximate(FUNCTIONS[(extra >> FUNCTION_AT) as usize], x, format, ftz(extra))
+    approximate(FUNCTIONS[(extra >> FUNCTION_AT) as usize].1, x, format, ftz(extra))
 });
 const PICK: PerFormat = per_format2!(|x: u64, y: u64, format: Format, extra: u32| {
     let which = if extra >> FUNCTION_AT != 0 { Pick::Max } else { Pick::Min };

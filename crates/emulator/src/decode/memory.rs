@@ -1,7 +1,8 @@
 //! Loads, stores, atomics and conversions of addresses.
 
 use super::{Decoder, Opcode, Refusal};
-use crate::float::arithmetic::{Mode, add_f32};
+use crate::float::Format;
+use crate::float::arithmetic::{Mode, add_f32, add_short};
 use crate::parse::{Operand, size_of_type};
 use crate::program::{AddressSpace, AtomicFn, Constant, Element, Op, Slot};
 use crate::registers::{Action, Args, Registers, binary, unary};
@@ -40,8 +41,9 @@ impl<'a> Decoder<'a> {
             "isspacep" => {
                 let [p, a] = operands else { return Err("`isspacep` has a result and an address".to_owned()) };
                 let compare: fn(&Registers, &Args) -> u32 = match opcode.last() {
-                    "shared" | "cta" => |r, a| in_window(r, a, SHARED_WINDOW),
+                    "shared" | "shared::cta" => |r, a| in_window(r, a, SHARED_WINDOW),
                     "local" => |r, a| in_window(r, a, LOCAL_WINDOW),
+                    "param" | "param::entry" => |r, a| in_window(r, a, PARAM_WINDOW),
                     "global" => |r, a| in_window(r, a, u64::MAX),
                     _ => return Ok(None),
                 };
@@ -190,6 +192,11 @@ pub(super) fn space(opcode: Opcode<'_>) -> AddressSpace {
         .unwrap_or(AddressSpace::Generic)
 }
 
+fn add_pair(a: u64, b: u64, format: Format) -> u64 {
+    let sum = |shift: u32| add_short((a >> shift) as u16, (b >> shift) as u16, format, Mode::NEAREST);
+    u64::from(sum(16)) << 16 | u64::from(sum(0))
+}
+
 /// An atomic operation by its name and type. The value in memory comes first.
 pub(super) fn atomic_function(name: &str, kind: &str) -> Option<AtomicFn> {
     macro_rules! typed {
@@ -203,6 +210,10 @@ pub(super) fn atomic_function(name: &str, kind: &str) -> Option<AtomicFn> {
     match name {
         "add" => match kind {
             "f32" => Some(|old, b, _| u64::from(add_f32(old as u32, b as u32, Mode::NEAREST))),
+            "f16" => Some(|old, b, _| add_short(old as u16, b as u16, Format::F16, Mode::NEAREST).into()),
+            "bf16" => Some(|old, b, _| add_short(old as u16, b as u16, Format::Bf16, Mode::NEAREST).into()),
+            "f16x2" => Some(|old, b, _| add_pair(old, b, Format::F16)),
+            "bf16x2" => Some(|old, b, _| add_pair(old, b, Format::Bf16)),
             "f64" => Some(|old, b, _| (f64::from_bits(old) + f64::from_bits(b)).to_bits()),
             _ => typed!(kind, ["u32" => u32, "s32" => u32, "u64" => u64, "s64" => u64], |a, b| a.wrapping_add(b)),
         },
@@ -223,7 +234,9 @@ pub(super) fn atomic_function(name: &str, kind: &str) -> Option<AtomicFn> {
         "inc" => typed!(kind, ["u32" => u32], |a, b| if a >= b { 0 } else { a + 1 }),
         "dec" => typed!(kind, ["u32" => u32], |a, b| if a == 0 || a > b { b } else { a - 1 }),
         "cas" => match kind {
-            "b16" | "b32" | "u32" | "s32" | "b64" | "u64" | "s64" => {
+            // Of a register of 16 bits nothing above them counts.
+            "b16" => Some(|old, expected, new| if old as u16 == expected as u16 { new } else { old }),
+            "b32" | "u32" | "s32" | "b64" | "u64" | "s64" => {
                 Some(|old, expected, new| if old == expected { new } else { old })
             }
             _ => None,

@@ -5,6 +5,7 @@
 
 mod arithmetic;
 mod asynchronous;
+mod carry;
 mod convert;
 mod float;
 mod matrix;
@@ -58,6 +59,8 @@ enum Known<'a> {
     SinkPredicate,
     /// The predicate that never holds.
     False,
+    /// The carry of one word to the next.
+    Carry,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -166,6 +169,7 @@ impl<'a> Decoder<'a> {
             "prefetch" | "prefetchu" | "applypriority" | "griddepcontrol" | "setmaxnreg" => Op::Nop,
             _ => {
                 let decoders = [
+                    Self::carry,
                     Self::arithmetic,
                     Self::float,
                     Self::convert,
