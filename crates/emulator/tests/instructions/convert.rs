@@ -62,7 +62,10 @@ const FLOATS: [(&str, Kind, Value); 4] = [
     ("f64", Kind::F64, f64::from_bits),
 ];
 
-const INTEGRAL: [(&str, fn(f64) -> f64); 4] =
+/// A function of one number.
+type Function = fn(f64) -> f64;
+
+const INTEGRAL: [(&str, Function); 4] =
     [("rni", f64::round_ties_even), ("rzi", f64::trunc), ("rmi", f64::floor), ("rpi", f64::ceil)];
 
 const ROUNDINGS: [(&str, Rounding); 4] =
