@@ -14,33 +14,41 @@ pub(crate) struct Registers {
 }
 
 /// The type that an instruction reads or writes a register as.
-pub(crate) trait Lane: Copy + Default {
-    fn read(registers: &Registers, slot: u32) -> [Self; 32];
-    /// Writes the lanes in `mask`.
-    fn write(registers: &mut Registers, slot: u32, mask: u32, values: [Self; 32]);
+pub(crate) trait Lane: Copy {
+    /// What the register's file is made of.
+    type Word: Copy;
+    fn file(registers: &Registers) -> &[[Self::Word; 32]];
+    fn file_mut(registers: &mut Registers) -> &mut [[Self::Word; 32]];
+    fn from_word(word: Self::Word) -> Self;
+    fn to_word(self) -> Self::Word;
+
+    #[inline(always)]
+    fn read(registers: &Registers, slot: u32) -> [Self::Word; 32] {
+        Self::file(registers)[slot as usize]
+    }
 }
 
 macro_rules! lane {
     ($file:ident: $word:ty => $($lane:ty, $from:expr, $to:expr;)*) => {$(
         impl Lane for $lane {
+            type Word = $word;
             #[inline(always)]
-            fn read(registers: &Registers, slot: u32) -> [Self; 32] {
-                let from: fn($word) -> $lane = $from;
-                registers.$file[slot as usize].map(from)
+            fn file(registers: &Registers) -> &[[$word; 32]] {
+                &registers.$file
             }
             #[inline(always)]
-            fn write(registers: &mut Registers, slot: u32, mask: u32, values: [Self; 32]) {
+            fn file_mut(registers: &mut Registers) -> &mut [[$word; 32]] {
+                &mut registers.$file
+            }
+            #[inline(always)]
+            fn from_word(word: $word) -> $lane {
+                let from: fn($word) -> $lane = $from;
+                from(word)
+            }
+            #[inline(always)]
+            fn to_word(self) -> $word {
                 let to: fn($lane) -> $word = $to;
-                let register = &mut registers.$file[slot as usize];
-                if mask == ALL {
-                    *register = values.map(to);
-                } else {
-                    for (lane, value) in values.into_iter().enumerate() {
-                        if mask >> lane & 1 != 0 {
-                            register[lane] = to(value);
-                        }
-                    }
-                }
+                to(self)
             }
         }
     )*};
@@ -72,12 +80,20 @@ pub(crate) struct Args {
 /// An instruction that touches nothing but registers: reads them, and writes the lanes in the mask.
 pub(crate) type Action = fn(&mut Registers, &Args, u32);
 
+/// Writes `f` of each lane in the mask. A loop over a whole register is what the compiler makes vectors of.
 #[inline(always)]
-fn lanes<T: Default + Copy>(mask: u32, f: impl Fn(usize) -> T) -> [T; 32] {
+pub(crate) fn write<D: Lane>(registers: &mut Registers, slot: u32, mask: u32, f: impl Fn(usize) -> D) {
+    let register = &mut D::file_mut(registers)[slot as usize];
     if mask == ALL {
-        std::array::from_fn(f)
+        for (lane, word) in register.iter_mut().enumerate() {
+            *word = f(lane).to_word();
+        }
     } else {
-        std::array::from_fn(|lane| if mask >> lane & 1 != 0 { f(lane) } else { T::default() })
+        for (lane, word) in register.iter_mut().enumerate() {
+            if mask >> lane & 1 != 0 {
+                *word = f(lane).to_word();
+            }
+        }
     }
 }
 
@@ -85,7 +101,7 @@ fn lanes<T: Default + Copy>(mask: u32, f: impl Fn(usize) -> T) -> [T; 32] {
 #[inline(always)]
 pub(crate) fn unary<A: Lane, D: Lane>(registers: &mut Registers, args: &Args, mask: u32, f: impl Fn(A) -> D) {
     let a = A::read(registers, args.slots[1]);
-    D::write(registers, args.slots[0], mask, lanes(mask, |lane| f(a[lane])));
+    write(registers, args.slots[0], mask, |lane| f(A::from_word(a[lane])));
 }
 
 /// `d = f(a, b)`
@@ -97,7 +113,7 @@ pub(crate) fn binary<A: Lane, B: Lane, D: Lane>(
     f: impl Fn(A, B) -> D,
 ) {
     let (a, b) = (A::read(registers, args.slots[1]), B::read(registers, args.slots[2]));
-    D::write(registers, args.slots[0], mask, lanes(mask, |lane| f(a[lane], b[lane])));
+    write(registers, args.slots[0], mask, |lane| f(A::from_word(a[lane]), B::from_word(b[lane])));
 }
 
 /// `d = f(a, b, c)`
@@ -110,7 +126,9 @@ pub(crate) fn ternary<A: Lane, B: Lane, C: Lane, D: Lane>(
 ) {
     let (a, b) = (A::read(registers, args.slots[1]), B::read(registers, args.slots[2]));
     let c = C::read(registers, args.slots[3]);
-    D::write(registers, args.slots[0], mask, lanes(mask, |lane| f(a[lane], b[lane], c[lane])));
+    write(registers, args.slots[0], mask, |lane| {
+        f(A::from_word(a[lane]), B::from_word(b[lane]), C::from_word(c[lane]))
+    });
 }
 
 /// `d = f(a, b, c, e)`
@@ -123,14 +141,16 @@ pub(crate) fn quaternary<A: Lane, B: Lane, C: Lane, E: Lane, D: Lane>(
 ) {
     let (a, b) = (A::read(registers, args.slots[1]), B::read(registers, args.slots[2]));
     let (c, e) = (C::read(registers, args.slots[3]), E::read(registers, args.slots[4]));
-    D::write(registers, args.slots[0], mask, lanes(mask, |lane| f(a[lane], b[lane], c[lane], e[lane])));
+    write(registers, args.slots[0], mask, |lane| {
+        f(A::from_word(a[lane]), B::from_word(b[lane]), C::from_word(c[lane]), E::from_word(e[lane]))
+    });
 }
 
 /// The lanes for which `f(a, b)` holds, as bits; not masked.
 #[inline(always)]
 pub(crate) fn compare<T: Lane>(registers: &Registers, args: &Args, f: impl Fn(T, T) -> bool) -> u32 {
     let (a, b) = (T::read(registers, args.slots[1]), T::read(registers, args.slots[2]));
-    (0..32).fold(0, |bits, lane| bits | u32::from(f(a[lane], b[lane])) << lane)
+    (0..32).fold(0, |bits, lane| bits | u32::from(f(T::from_word(a[lane]), T::from_word(b[lane]))) << lane)
 }
 
 /// `mask` of a predicate register's lanes replaced by those of `bits`.

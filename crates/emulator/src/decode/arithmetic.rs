@@ -3,7 +3,7 @@
 use super::{Decoder, Opcode, Refusal};
 use crate::parse::Operand;
 use crate::program::{Logic, Op};
-use crate::registers::{Action, Args, Lane, Registers, binary, compare, quaternary, ternary, unary};
+use crate::registers::{Action, Args, Lane, Registers, binary, compare, quaternary, ternary, unary, write};
 
 /// Picks an action by the type that an instruction names: an expression with `$lane` as the type.
 macro_rules! by_type {
@@ -418,8 +418,7 @@ fn narrow(action: Option<Action>, bits: u32) -> Option<(Action, Vec<u32>)> {
 fn select<T: Lane>(registers: &mut Registers, args: &Args, mask: u32) {
     let chosen = registers.predicates[args.slots[3] as usize];
     let (a, b) = (T::read(registers, args.slots[1]), T::read(registers, args.slots[2]));
-    let values = std::array::from_fn(|lane| if chosen >> lane & 1 != 0 { a[lane] } else { b[lane] });
-    T::write(registers, args.slots[0], mask, values);
+    write(registers, args.slots[0], mask, |lane| T::from_word(if chosen >> lane & 1 != 0 { a[lane] } else { b[lane] }));
 }
 
 fn high_product(kind: &str) -> Option<Action> {
@@ -553,24 +552,20 @@ fn dot2<A: Truncate + Into<i32>, B: Truncate + Into<i32>>(registers: &mut Regist
 }
 
 /// Slot 0 is the whole, the others are its `N` pieces, the lowest first.
-fn pack<W: Lane + TryFrom<u64>, P: Lane + Into<u64>, const N: usize>(
-    registers: &mut Registers,
-    args: &Args,
-    mask: u32,
-) {
-    let pieces: [[P; 32]; N] = std::array::from_fn(|piece| P::read(registers, args.slots[piece + 1]));
-    let values = std::array::from_fn(|lane| {
-        let bits = (0..N).fold(0, |bits, piece| bits | pieces[piece][lane].into() << (piece * 8 * size_of::<P>()));
-        W::try_from(bits).unwrap_or_default()
+fn pack<W: Lane + Truncate, P: Lane + Into<u64>, const N: usize>(registers: &mut Registers, args: &Args, mask: u32) {
+    let pieces: [[P::Word; 32]; N] = std::array::from_fn(|piece| P::read(registers, args.slots[piece + 1]));
+    write(registers, args.slots[0], mask, |lane| {
+        let piece = |piece: usize| P::from_word(pieces[piece][lane]).into() << (piece * 8 * size_of::<P>());
+        W::truncate((0..N).fold(0, |bits, index| bits | piece(index)))
     });
-    W::write(registers, args.slots[0], mask, values);
 }
 
 fn unpack<W: Lane + Into<u64>, P: Lane + Truncate, const N: usize>(registers: &mut Registers, args: &Args, mask: u32) {
     let whole = W::read(registers, args.slots[0]);
     for piece in 0..N {
-        let values = whole.map(|whole| P::truncate(whole.into() >> (piece * 8 * size_of::<P>())));
-        P::write(registers, args.slots[piece + 1], mask, values);
+        write(registers, args.slots[piece + 1], mask, |lane| {
+            P::truncate(W::from_word(whole[lane]).into() >> (piece * 8 * size_of::<P>()))
+        });
     }
 }
 
@@ -586,4 +581,4 @@ macro_rules! truncate {
         }
     )*};
 }
-truncate!(u8 i8 u16 i16 u32);
+truncate!(u8 i8 u16 i16 u32 u64);

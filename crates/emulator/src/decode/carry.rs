@@ -7,7 +7,7 @@ use super::arithmetic::width;
 use super::{Decoder, Known, Opcode, Place, Refusal};
 use crate::parse::Operand;
 use crate::program::Op;
-use crate::registers::{Action, Args, Lane, Registers};
+use crate::registers::{Action, Args, Lane, Registers, write};
 
 /// Whether the carry is added, and whether it is set.
 const USES: u32 = 1;
@@ -15,7 +15,7 @@ const SETS: u32 = 2;
 const CARRY: usize = 4;
 
 /// An integer of a register with its value.
-trait Word: Lane {
+trait Integer: Lane {
     const BITS: u32;
     fn value(self) -> i128;
     fn low(value: i128) -> Self;
@@ -23,7 +23,7 @@ trait Word: Lane {
 
 macro_rules! word {
     ($($word:ident)*) => {$(
-        impl Word for $word {
+        impl Integer for $word {
             const BITS: u32 = $word::BITS;
             fn value(self) -> i128 {
                 self.into()
@@ -37,45 +37,45 @@ macro_rules! word {
 word!(u32 i32 u64 i64);
 
 /// `f` gives an exact result from the operands and the carry; the bit beyond the word is the new carry.
-fn carried<T: Word>(registers: &mut Registers, args: &Args, mask: u32, f: impl Fn(T, T, T, i128) -> i128) {
+fn carried<T: Integer>(registers: &mut Registers, args: &Args, mask: u32, f: impl Fn(T, T, T, i128) -> i128) {
     let [a, b, c] = [1, 2, 3].map(|index| T::read(registers, args.slots[index]));
     let carry = u32::read(registers, args.slots[CARRY]);
     let results: [i128; 32] = std::array::from_fn(|lane| {
         let carry = if args.extra & USES != 0 { carry[lane].into() } else { 0 };
-        f(a[lane], b[lane], c[lane], carry)
+        f(T::from_word(a[lane]), T::from_word(b[lane]), T::from_word(c[lane]), carry)
     });
-    T::write(registers, args.slots[0], mask, results.map(T::low));
+    write(registers, args.slots[0], mask, |lane| T::low(results[lane]));
     if args.extra & SETS != 0 {
-        u32::write(registers, args.slots[CARRY], mask, results.map(|result| (result >> T::BITS) as u32 & 1));
+        write(registers, args.slots[CARRY], mask, |lane| (results[lane] >> T::BITS) as u32 & 1);
     }
 }
 
 /// A word as one without sign, as carries are counted.
-fn bits<T: Word>(word: T) -> i128 {
+fn bits<T: Integer>(word: T) -> i128 {
     word.value() & ((1 << T::BITS) - 1)
 }
 
-fn add<T: Word>(registers: &mut Registers, args: &Args, mask: u32) {
+fn add<T: Integer>(registers: &mut Registers, args: &Args, mask: u32) {
     carried::<T>(registers, args, mask, |a, b, _, carry| bits(a) + bits(b) + carry);
 }
 
-fn sub<T: Word>(registers: &mut Registers, args: &Args, mask: u32) {
+fn sub<T: Integer>(registers: &mut Registers, args: &Args, mask: u32) {
     let first = i128::from(args.extra & USES == 0);
     carried::<T>(registers, args, mask, |a, b, _, carry| bits(a) + bits(T::low(!b.value())) + carry + first);
 }
 
-fn mad_low<T: Word>(registers: &mut Registers, args: &Args, mask: u32) {
+fn mad_low<T: Integer>(registers: &mut Registers, args: &Args, mask: u32) {
     carried::<T>(registers, args, mask, |a, b, c, carry| {
         bits(T::low(a.value().wrapping_mul(b.value()))) + bits(c) + carry
     });
 }
 
-fn mad_high<T: Word>(registers: &mut Registers, args: &Args, mask: u32) {
+fn mad_high<T: Integer>(registers: &mut Registers, args: &Args, mask: u32) {
     carried::<T>(registers, args, mask, |a, b, c, carry| bits(high(a, b)) + bits(c) + carry);
 }
 
 /// The upper half of a product. Only that of two large unsigned words is beyond `i128`, and its bits are not.
-fn high<T: Word>(a: T, b: T) -> T {
+fn high<T: Integer>(a: T, b: T) -> T {
     let (a, b) = (a.value(), b.value());
     match a.checked_mul(b) {
         Some(product) => T::low(product >> T::BITS),
