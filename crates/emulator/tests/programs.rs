@@ -86,7 +86,7 @@ fn lanes_that_go_different_ways() {
             }
             while x > 1 {
                 steps += 1;
-                if x % 2 != 0 {
+                if x % 2 == 1 {
                     x = 3 * x + 1;
                     continue;
                 }
@@ -128,7 +128,7 @@ fn lanes_that_go_different_ways() {
                 7 => *value = value.count_ones(),
                 8 => *extra = 17,
                 9 => *value += *value % 32 * 3,
-                10 => *value = *value << 2 | *value >> 30,
+                10 => *value = value.rotate_left(2),
                 11 => *value = *extra ^ 5,
                 _ => {}
             }
@@ -340,7 +340,7 @@ fn boxes_of_tensors() {
             for (row, column) in (0..8).flat_map(|row| (0..width).map(move |column| (row, column))) {
                 // Sixteen-byte pieces of a row trade places; which, the number of the 128 bytes says.
                 let line = row * width * 4 / 128;
-                let piece = column / 4 ^ line % (width / 4) * u32::from(swizzle != Swizzle::None);
+                let piece = (column / 4) ^ (line % (width / 4) * u32::from(swizzle != Swizzle::None));
                 let found = tile[(row * width + 4 * piece + column % 4) as usize];
                 let (x, y) = (i64::from(x) + i64::from(column), i64::from(y) + i64::from(row));
                 assert_eq!(found, if is_inside(x, y) { at(x, y) } else { 0 }, "{kernel} {swizzle:?} at {x}, {y}");
