@@ -104,7 +104,7 @@ fn lanes_that_go_different_ways() {
         match lane {
             _ if lane % 4 == 3 => (0..lane).fold(i, |value, k| value.wrapping_add(k ^ value)),
             _ if lane % 2 == 1 => 3 * i,
-            _ if lane % 3 == 0 => i ^ 0x55,
+            _ if lane.is_multiple_of(3) => i ^ 0x55,
             _ => (i + 7..).step_by(7).find(|value| value % 5 == 0).unwrap(),
         }
     };
