@@ -86,7 +86,7 @@ fn lanes_that_go_different_ways() {
             }
             while x > 1 {
                 steps += 1;
-                if x % 2 != 0 {
+                if x % 2 == 1 {
                     x = 3 * x + 1;
                     continue;
                 }
