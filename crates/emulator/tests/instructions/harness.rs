@@ -84,7 +84,7 @@ fn float(random: &mut Random, exponent_bits: u32, fraction_bits: u32) -> u64 {
         2 => fraction,
         3 => one.wrapping_add(random.next() % 5).wrapping_sub(2),
         4 | 5 => one + fraction + ((random.next() % 7) << fraction_bits) - (3 << fraction_bits),
-        6 => one + (random.next() % 5 << fraction_bits),
+        6 => one + ((random.next() % 5) << fraction_bits),
         _ => random.next() & (infinity - 1),
     };
     sign | magnitude

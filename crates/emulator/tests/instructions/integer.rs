@@ -38,7 +38,7 @@ fn sums_and_products() {
     for (name, is_signed) in [("u32", false), ("s32", true)] {
         let low = |x: u64| value(x, 24, is_signed);
         check(&format!("mul24.lo.{name} $d, $0, $1;"), I32, &[I32, I32], |v| (low(v[0]) * low(v[1])) as u64);
-        check(&format!("mul24.hi.{name} $d, $0, $1;"), I32, &[I32, I32], |v| (low(v[0]) * low(v[1]) >> 16) as u64);
+        check(&format!("mul24.hi.{name} $d, $0, $1;"), I32, &[I32, I32], |v| ((low(v[0]) * low(v[1])) >> 16) as u64);
     }
     on_values(&["s32"], 2, "add.sat.{t} $d, $0, $1;", |v, _| (v[0] + v[1]).clamp(-(1 << 31), (1 << 31) - 1));
     on_values(&["s32"], 2, "sub.sat.{t} $d, $0, $1;", |v, _| (v[0] - v[1]).clamp(-(1 << 31), (1 << 31) - 1));
