@@ -62,10 +62,8 @@ const FLOATS: [(&str, Kind, Value); 4] = [
     ("f64", Kind::F64, f64::from_bits),
 ];
 
-/// A function of one number.
-type Function = fn(f64) -> f64;
-
-const INTEGRAL: [(&str, Function); 4] =
+type Integral = fn(f64) -> f64;
+const INTEGRAL: [(&str, Integral); 4] =
     [("rni", f64::round_ties_even), ("rzi", f64::trunc), ("rmi", f64::floor), ("rpi", f64::ceil)];
 
 const ROUNDINGS: [(&str, Rounding); 4] =

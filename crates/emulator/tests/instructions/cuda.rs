@@ -374,8 +374,8 @@ fn by_half(x: u64, y: u64, f: impl Fn(u64, u64) -> u64) -> u64 {
 /// Warps and blocks by the functions of CUDA C++ and of cooperative groups.
 #[test]
 fn groups_of_threads() {
-    type Expected = fn(&[u64], usize) -> u64;
-    let cases: [(&str, Expected); 5] = [
+    type Define = fn(&[u64], usize) -> u64;
+    let cases: [(&str, Define); 5] = [
         (
             "({ auto tile = cooperative_groups::tiled_partition<32>(cooperative_groups::this_thread_block()); unsigned s = x; \
              for (int k = 16; k; k /= 2) s += tile.shfl_xor(s, k); s + tile.thread_rank(); })",

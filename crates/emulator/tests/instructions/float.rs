@@ -103,8 +103,8 @@ fn arithmetic_of_f64() {
         None if value.is_nan() => 0xfff8 << 48,
         None => value.to_bits(),
     };
-    type Exact = fn(&[f64]) -> f64;
-    let cases: [(&str, usize, Exact); 7] = [
+    type Nearest = fn(&[f64]) -> f64;
+    let cases: [(&str, usize, Nearest); 7] = [
         ("add.rn", 2, |v| v[0] + v[1]),
         ("sub.rn", 2, |v| v[0] - v[1]),
         ("mul.rn", 2, |v| v[0] * v[1]),
@@ -342,7 +342,7 @@ fn approximations() {
         });
     }
     for (kind_name, kind, format, is_pair) in SHORT {
-        for (name, f) in [("ex2.approx", f64::exp2 as fn(f64) -> f64), ("tanh.approx", f64::tanh)] {
+        for (name, f) in [("ex2.approx", f64::exp2 as Function), ("tanh.approx", f64::tanh)] {
             let ftz = if name == "ex2.approx" && kind_name.starts_with('b') { ".ftz" } else { "" };
             check(&format!("{name}{ftz}.{kind_name} $d, $0;"), kind, &[kind], |v| {
                 by_half(v, is_pair, |v| {
