@@ -269,6 +269,10 @@ fn atomics() {
                 body += &format!(
                     "ld.global.{file} {old}, [%rd3];\nld.global.{file} {b}, [%rd3+8];\nld.global.{file} {c}, [%rd3+16];\n"
                 );
+                if file == "b16" {
+                    // Leaves copies of the sign above the operand's 16 bits, where nothing counts.
+                    body += &format!("neg.s16 {b}, {b};\nneg.s16 {b}, {b};\n");
+                }
                 body += &format!("st{own}.{file} [{address}], {old};\n");
                 let rest = if name == "cas" { format!("{b}, {c}") } else { b.to_owned() };
                 let to = if result == "atom" { format!("{old}, ") } else { String::new() };
