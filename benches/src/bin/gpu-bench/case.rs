@@ -15,6 +15,9 @@ pub(crate) struct Work {
 /// One launch, on the copy of the data with this number.
 pub(crate) type Launcher = Box<dyn FnMut(&Stream, usize) -> anyhow::Result<()>>;
 
+/// Makes a launcher with so many copies of the data.
+type Prepare = Box<dyn Fn(&Data<'_>, usize) -> anyhow::Result<Launcher>>;
+
 /// One row of the table.
 pub(crate) struct Case {
     pub(crate) op: &'static str,
@@ -24,7 +27,7 @@ pub(crate) struct Case {
     /// Element type of the tensor cores that it uses, if any.
     pub(crate) tensor_cores: Option<TensorCores>,
     /// Makes so many copies of the data.
-    pub(crate) prepare: Box<dyn Fn(&Data<'_>, usize) -> anyhow::Result<Launcher>>,
+    pub(crate) prepare: Prepare,
 }
 
 /// Which rate of the tensor cores bounds an op.

@@ -36,7 +36,7 @@ pub(crate) fn time(ordinal: usize, case: &Case) -> Result<Times> {
     let gpu = Gpu::open(ordinal, ARENA_BYTES)?;
     let stream = gpu.stream()?;
     let num_copies = COLD_BYTES.div_ceil(case.work.bytes).clamp(2, MAX_COPIES);
-    // A case that is too small to fill the cache with its copies uses none of them twice.
+    // The fill before a round is what makes cases cold that are too small for their copies to exceed the cache.
     let num_launches = num_copies.max(MIN_LAUNCHES);
     let mut launch = (case.prepare)(&Data { gpu: &gpu, stream: &stream }, num_copies)?;
     let mut cold = gpu.alloc(DType::U8, [COLD_BYTES])?;
