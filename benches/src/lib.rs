@@ -1,1 +1,1 @@
-//! The benches live under `benches/`; this library is empty.
+//! The benches live under `benches/`, the timing of the kernels in `src/bin/gpu-bench`; this library is empty.

@@ -26,9 +26,9 @@ mod columns;
 mod context;
 mod device_args;
 mod dims;
-#[cfg(all(test, feature = "cuda"))]
-mod emulated;
 mod error;
+#[cfg(all(test, feature = "cuda"))]
+mod gpu_and_emulator;
 mod order;
 mod paged;
 #[cfg(test)]
@@ -37,6 +37,8 @@ mod reference_util;
 mod rows;
 mod scratch;
 mod simd;
+#[cfg(all(test, feature = "cuda"))]
+mod test_gpu;
 #[cfg(test)]
 mod test_util;
 

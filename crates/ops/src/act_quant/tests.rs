@@ -1,4 +1,4 @@
-//! Codes and scales against the definition, bit for bit, under the emulator with all its checks.
+//! Codes and scales against the definition, bit for bit.
 
 use cachalot_tensor::F8E4M3;
 use cachalot_testkit::{Random, assert_same_bits};
@@ -6,14 +6,14 @@ use half::bf16;
 
 use super::reference::quantise_group;
 use super::*;
-use crate::emulated::{Emulated, bf16s, f32s};
+use crate::test_gpu::{TestGpu, bf16s, f32s};
 
 /// Columns beside those that the kernel may touch, and what they hold.
 const GAP: usize = 8;
 const MARK: f32 = -77.0;
 
 /// Quantises `x` on the device and compares it with the definition.
-fn check(device: &Emulated, [num_tokens, k]: [usize; 2], x: &[f32], scale_format: ScaleFormat) {
+fn check(device: &TestGpu, [num_tokens, k]: [usize; 2], x: &[f32], scale_format: ScaleFormat) {
     let kernel = ActQuantKernel::new(&device.gpu).expect("the kernel");
     let x = bf16s(x);
     let input = device.strided([num_tokens, k], GAP, &x, bf16::NAN);
@@ -33,7 +33,7 @@ fn check(device: &Emulated, [num_tokens, k]: [usize; 2], x: &[f32], scale_format
 
 #[test]
 fn shapes() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     for shape in [[0, 128], [3, 0], [1, 128], [3, 256], [5, 2176], [2, 7168], [1, 18432]] {
         let x = Random::new(shape[1] as u64).gaussian(shape[0] * shape[1]);
         for scale_format in [ScaleFormat::F32, ScaleFormat::Ue8m0] {
@@ -44,7 +44,7 @@ fn shapes() {
 
 #[test]
 fn hostile_values() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let group = |values: &[f32]| values.iter().copied().cycle().take(SCALE_GROUP).collect::<Vec<f32>>();
     let max = bf16::MAX.to_f32();
     let mut groups = vec![
@@ -70,7 +70,7 @@ fn hostile_values() {
 
 #[test]
 fn refusals_name_the_argument() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let kernel = ActQuantKernel::new(&device.gpu).expect("the kernel");
     for (dtype, x, values, scales, message) in [
         (DType::BF16, [2, 128], [2, 256], [1, 2], "act_quant: `k` is 256 in `values`, 128 in `x`"),

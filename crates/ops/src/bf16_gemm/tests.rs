@@ -1,4 +1,4 @@
-//! Odd shapes against sums in f64, under the emulator with all its checks.
+//! Odd shapes against sums in f64.
 
 use cachalot_cuda::{DeviceBuffer, Gpu};
 use cachalot_tensor::Element;
@@ -6,6 +6,7 @@ use cachalot_testkit::{Random, Tolerance, assert_close};
 use half::bf16;
 
 use super::*;
+use crate::test_gpu::TestGpu;
 
 /// What the columns beside x and the weight hold, and those beside out before and after.
 const NAN: f32 = f32::NAN;
@@ -34,8 +35,7 @@ fn check<T: Element>(
     narrow: fn(f32) -> T,
     wide: fn(T) -> f32,
 ) {
-    let gpu = Gpu::emulated(16 << 20).expect("the emulator");
-    let stream = gpu.stream().expect("a stream");
+    let TestGpu { gpu, stream } = TestGpu::new();
     let kernels = Bf16GemmKernels::new(&gpu).expect("the kernels");
     let mut random = Random::new((num_tokens * out_features + in_features) as u64);
     let mut rounded =
@@ -81,8 +81,7 @@ fn agrees_with_sums_in_f64() {
 
 #[test]
 fn arguments_that_no_kernel_takes_are_named() {
-    let gpu = Gpu::emulated(1 << 20).expect("the emulator");
-    let stream = gpu.stream().expect("a stream");
+    let TestGpu { gpu, stream } = TestGpu::new();
     let kernels = Bf16GemmKernels::new(&gpu).expect("the kernels");
     let buffer = |dtype, shape: [usize; 2]| gpu.alloc(dtype, shape).expect("room in the arena");
     let (x, weight, narrow) =

@@ -1,4 +1,4 @@
-//! Every kernel on odd shapes against sums in f64, under the emulator with all its checks.
+//! Every kernel on odd shapes against sums in f64.
 
 use cachalot_cuda::Gpu;
 use cachalot_tensor::{Element, F8E4M3, Matrix, View};
@@ -6,6 +6,7 @@ use cachalot_testkit::{Random, Tolerance, assert_close, assert_same_bits};
 use half::bf16;
 
 use super::*;
+use crate::test_gpu::TestGpu;
 
 /// The same FP8 inputs: only the order of the sums and the rounding of the result differ.
 const TOLERANCE: Tolerance = Tolerance { abs: 1e-5, rel: 1.0 / 256.0, cosine: 5e-6 };
@@ -55,9 +56,9 @@ impl Case {
     }
 
     /// Runs the kernel of `plan`, or the one that the operation chooses.
-    fn run(&self, device: &mut Emulated, plan: Option<Fp8GemmPlan>) -> Vec<f32> {
+    fn run(&self, device: &mut Device, plan: Option<Fp8GemmPlan>) -> Vec<f32> {
         let Fp8GemmShape { num_tokens, out_features, in_features } = self.shape;
-        let Emulated { gpu, stream, kernels } = device;
+        let Device { gpu, stream, kernels } = device;
         let num_groups = in_features / SCALE_BLOCK;
         let scales = self.weight.scales().expect("FP8").scales.as_slice::<f32>().expect("f32");
         let codes = self.weight.values().as_slice::<F8E4M3>().expect("FP8");
@@ -97,25 +98,24 @@ impl Case {
         values
     }
 
-    fn check(&self, device: &mut Emulated, plan: Option<Fp8GemmPlan>) {
+    fn check(&self, device: &mut Device, plan: Option<Fp8GemmPlan>) {
         let shape = [self.shape.num_tokens, self.shape.out_features];
         assert_close(&self.run(device, plan), &self.expected(), shape, TOLERANCE);
     }
 }
 
-/// The emulator and what is made once on it.
-struct Emulated {
+/// A GPU and what is made once on it.
+struct Device {
     gpu: Gpu,
     stream: Stream,
     kernels: Fp8GemmKernels,
 }
 
-impl Emulated {
+impl Device {
     fn new() -> Self {
-        let gpu = Gpu::emulated(64 << 20).expect("the emulator");
-        let stream = gpu.stream().expect("a stream");
+        let TestGpu { gpu, stream } = TestGpu::new();
         let kernels = Fp8GemmKernels::new(&stream).expect("the kernels");
-        Emulated { gpu, stream, kernels }
+        Device { gpu, stream, kernels }
     }
 }
 
@@ -127,7 +127,7 @@ fn filled<T: Element>(gpu: &Gpu, stream: &Stream, shape: [usize; 2], values: &[T
 
 #[test]
 fn few_tokens_by_mma() {
-    let mut device = Emulated::new();
+    let mut device = Device::new();
     for (max_tokens, num_splits, [num_tokens, out_features, in_features]) in [
         (8, 1, [1, 8, 128]),
         (8, 1, [2, 64, 256]),
@@ -144,7 +144,7 @@ fn few_tokens_by_mma() {
 
 #[test]
 fn few_tokens_by_wgmma() {
-    let mut device = Emulated::new();
+    let mut device = Device::new();
     for (max_tokens, num_splits, [num_tokens, out_features, in_features]) in [
         (16, 1, [1, 8, 128]),
         (16, 3, [7, 72, 1536]),
@@ -161,7 +161,7 @@ fn few_tokens_by_wgmma() {
 
 #[test]
 fn many_tokens_by_mma() {
-    let mut device = Emulated::new();
+    let mut device = Device::new();
     for [num_tokens, out_features, in_features] in
         [[1, 8, 128], [2, 64, 256], [17, 128, 640], [65, 72, 256], [129, 576, 256]]
     {
@@ -171,7 +171,7 @@ fn many_tokens_by_mma() {
 
 #[test]
 fn many_tokens_by_wgmma() {
-    let mut device = Emulated::new();
+    let mut device = Device::new();
     for (block_m, num_blocks, [num_tokens, out_features, in_features]) in [
         (128, 1, [1, 8, 128]),
         (128, 1, [65, 72, 896]),
@@ -189,7 +189,7 @@ fn many_tokens_by_wgmma() {
 
 #[test]
 fn the_operation_chooses_a_kernel() {
-    let mut device = Emulated::new();
+    let mut device = Device::new();
     for num_tokens in [0, 1, 40, 100, 130] {
         Case::new(num_tokens, 136, 512).check(&mut device, None);
     }
@@ -197,7 +197,7 @@ fn the_operation_chooses_a_kernel() {
 
 #[test]
 fn a_token_does_not_depend_on_the_others_among_few() {
-    let mut device = Emulated::new();
+    let mut device = Device::new();
     let case = Case::new(50, 72, 1024);
     let all = case.run(&mut device, None);
     for num_tokens in [1, 16, 17] {
@@ -208,7 +208,7 @@ fn a_token_does_not_depend_on_the_others_among_few() {
 
 #[test]
 fn what_is_no_number_stays_in_its_row() {
-    let mut device = Emulated::new();
+    let mut device = Device::new();
     let mut case = Case::new(3, 64, 256);
     case.x[256 + 5] = F8E4M3(0x7f);
     for plan in [
@@ -224,7 +224,7 @@ fn what_is_no_number_stays_in_its_row() {
 
 #[test]
 fn arguments_that_disagree_are_named() {
-    let Emulated { gpu, stream, mut kernels } = Emulated::new();
+    let Device { gpu, stream, mut kernels } = Device::new();
     let buffer = |dtype, shape: [usize; 2]| gpu.alloc(dtype, shape).expect("room in the arena");
     let (x, weight) = (buffer(DType::F8E4M3, [4, 256]), buffer(DType::F8E4M3, [136, 256]));
     let (x_scale, weight_scale) = (buffer(DType::F32, [2, 8]), buffer(DType::F32, [2, 2]));

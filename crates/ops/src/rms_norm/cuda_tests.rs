@@ -1,4 +1,4 @@
-//! The GPU's kernel against the formula in f64, under the emulator with all its checks.
+//! The GPU's kernel against the formula in f64.
 
 use cachalot_tensor::{DType, F8E4M3};
 use cachalot_testkit::{Random, Tolerance, assert_close, assert_same_bits};
@@ -8,7 +8,7 @@ use super::cuda::{RmsNorm, RmsNormKernels, rms_norm};
 use crate::ScaleFormat;
 use crate::act_quant::reference::quantise_group;
 use crate::act_quant::{Quantised, SCALE_GROUP};
-use crate::emulated::{Emulated, bf16s, f32s};
+use crate::test_gpu::{TestGpu, bf16s, f32s};
 
 const EPS: f32 = 1e-6;
 const GAP: usize = 8;
@@ -24,7 +24,7 @@ struct With {
     quantised: Option<ScaleFormat>,
 }
 
-fn check(device: &Emulated, [num_tokens, dim]: [usize; 2], size: f32, with: With) {
+fn check(device: &TestGpu, [num_tokens, dim]: [usize; 2], size: f32, with: With) {
     let shape = [num_tokens, dim];
     let kernels = RmsNormKernels::new(&device.gpu).expect("the kernels");
     let mut random = Random::new(dim as u64);
@@ -85,7 +85,7 @@ fn formula(r: &[f32], weight: &[f32]) -> Vec<f32> {
 
 #[test]
 fn agrees_with_the_formula() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     for dim in [0, 8, 24, 512, 1536, 7168, 8200, 16384] {
         for weight in [DType::BF16, DType::F32] {
             for residual in [false, true] {
@@ -103,7 +103,7 @@ fn agrees_with_the_formula() {
 
 #[test]
 fn quantises_what_it_would_write() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     for shape in [[1, 128], [3, 512], [5, 1536], [2, 7168], [1, 8320], [1, 16384]] {
         for scale_format in [ScaleFormat::F32, ScaleFormat::Ue8m0] {
             for residual in [false, true] {
@@ -116,7 +116,7 @@ fn quantises_what_it_would_write() {
 
 #[test]
 fn nan_stays_in_its_row() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let kernels = RmsNormKernels::new(&device.gpu).expect("the kernels");
     let mut x = vec![bf16::from_f32(2.0); 3 * 16];
     x[16 + 5] = bf16::NAN;
@@ -132,7 +132,7 @@ fn nan_stays_in_its_row() {
 
 #[test]
 fn refusals_name_the_argument() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let kernels = RmsNormKernels::new(&device.gpu).expect("the kernels");
     for (dim, weight, out, message) in [
         (128, 120, [2, 128], "rms_norm: `dim` is 120 in `weight`, 128 in `x`"),

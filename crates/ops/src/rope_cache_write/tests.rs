@@ -1,4 +1,4 @@
-//! Queries and cache against the definition, under the emulator with all its checks.
+//! Queries and cache against the definition.
 
 use cachalot_cuda::DeviceBuffer;
 use cachalot_tensor::F8E4M3;
@@ -9,8 +9,8 @@ use super::reference::rotate;
 use super::*;
 use crate::act_quant::SCALE_GROUP;
 use crate::act_quant::reference::quantise_group;
-use crate::emulated::{Emulated, bf16s, f32s};
 use crate::rope::yarn_inv_freq;
+use crate::test_gpu::{TestGpu, bf16s, f32s};
 
 const GAP: usize = 8;
 /// What unused slots hold.
@@ -60,7 +60,7 @@ struct Heads {
 }
 
 /// Runs tokens with these positions and slots through the kernel and compares everything.
-fn check(device: &Emulated, form: Form, heads: Option<Heads>, tokens: &[(i32, i32)], scale_format: ScaleFormat) {
+fn check(device: &TestGpu, form: Form, heads: Option<Heads>, tokens: &[(i32, i32)], scale_format: ScaleFormat) {
     let Form { layout, key_place, latent_dim, rotary_dim, .. } = form;
     let num_tokens = tokens.len();
     let mut random = Random::new(rotary_dim as u64);
@@ -137,7 +137,7 @@ fn check(device: &Emulated, form: Form, heads: Option<Heads>, tokens: &[(i32, i3
 }
 
 /// Two blocks of three slots.
-fn marked_cache(device: &Emulated, form: Form) -> DeviceBuffer {
+fn marked_cache(device: &TestGpu, form: Form) -> DeviceBuffer {
     let (dtype, row) = match form.is_fp8 {
         true => (DType::U8, form.row_bytes()),
         false => (DType::BF16, form.row_bytes() / 2),
@@ -169,7 +169,7 @@ const TOKENS: [(i32, i32); 5] = [(0, 4), (1, 0), (77, -1), (105_700, 5), (163_83
 
 #[test]
 fn latent_attention() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let formats = [ScaleFormat::F32, ScaleFormat::Ue8m0];
     for num_heads in [1, 3, 128] {
         let heads = Some(Heads { num_heads, head_dim: 192, rotary_start: 128 });
@@ -186,7 +186,7 @@ fn latent_attention() {
 
 #[test]
 fn indexer_keys() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     for num_heads in [1, 64] {
         let heads = Some(Heads { num_heads, head_dim: 128, rotary_start: 0 });
         check(&device, INDEXER, heads, &TOKENS, ScaleFormat::F32);
@@ -196,7 +196,7 @@ fn indexer_keys() {
 
 #[test]
 fn other_dimensions() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     for (latent_dim, rotary_dim) in [(0, 128), (8, 16), (1032, 48)] {
         for (layout, key_place) in
             [(RopeLayout::Interleaved, KeyPlace::BeforeLatent), (RopeLayout::HalfSplit, KeyPlace::AfterLatent)]
@@ -210,7 +210,7 @@ fn other_dimensions() {
 
 #[test]
 fn refusals_name_the_argument() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let kernels = RopeCacheWriteKernels::new(&device.gpu).expect("the kernels");
     let run = |layout, rotary_start, [latent_dim, rotary_dim]: [usize; 2], [row, frequencies]: [usize; 2], dtype| {
         let (latent, key) =

@@ -1,10 +1,10 @@
-//! Tokens against a walk in f64, under the emulator with all its checks.
+//! Tokens against a walk in f64.
 
 use cachalot_testkit::Random;
 
 use super::reference::Distribution;
 use super::*;
-use crate::emulated::Emulated;
+use crate::test_gpu::TestGpu;
 
 /// What the kernel says about each row.
 struct Drawn {
@@ -14,7 +14,7 @@ struct Drawn {
 }
 
 /// Draws a token of each row. `rows` are logits, temperature and random number.
-fn draw(device: &Emulated, rows: &[(Vec<f32>, f32, u64)]) -> Vec<Drawn> {
+fn draw(device: &TestGpu, rows: &[(Vec<f32>, f32, u64)]) -> Vec<Drawn> {
     let kernel = SampleKernel::new(&device.gpu).expect("the kernel");
     let num_seqs = rows.len();
     let vocab_size = rows.first().map_or(5, |row| row.0.len());
@@ -43,7 +43,7 @@ fn draw(device: &Emulated, rows: &[(Vec<f32>, f32, u64)]) -> Vec<Drawn> {
 }
 
 /// Draws a token of each row and compares it with the definition.
-fn check(device: &Emulated, rows: &[(Vec<f32>, f32, u64)]) {
+fn check(device: &TestGpu, rows: &[(Vec<f32>, f32, u64)]) {
     for ((logits, temperature, uniform), drawn) in rows.iter().zip(draw(device, rows)) {
         let distribution = Distribution::new(logits, *temperature);
         let token = drawn.token as usize;
@@ -77,7 +77,7 @@ fn logits(random: &mut Random, vocab_size: usize) -> Vec<f32> {
 
 #[test]
 fn vocabularies_and_temperatures() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let mut random = Random::new(3);
     for vocab_size in [1, 2, 5, 127, 128, 129, 4095, 4097, 8200] {
         let mut rows = Vec::new();
@@ -92,7 +92,7 @@ fn vocabularies_and_temperatures() {
 
 #[test]
 fn the_vocabulary_of_deepseek() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let mut random = Random::new(4);
     let rows = [(0.7, random.bits()), (1.0, u64::MAX), (0.0, 0)];
     let rows = rows.map(|(temperature, uniform)| (logits(&mut random, 129_280), temperature, uniform));
@@ -101,7 +101,7 @@ fn the_vocabulary_of_deepseek() {
 
 #[test]
 fn every_token_gets_its_share() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let logits: Vec<f32> = [0.5, 0.125, 0.0, 0.25, 0.125f32].iter().map(|p| p.ln()).collect();
     let num_draws = 64u64;
     let rows: Vec<_> = (0..num_draws).map(|i| (logits.clone(), 1.0, i * (u64::MAX / num_draws) + (1 << 50))).collect();
@@ -112,7 +112,7 @@ fn every_token_gets_its_share() {
 
 #[test]
 fn ties_and_zeros_go_to_the_lowest_id() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let mut row = vec![-3.0f32; 5000];
     (row[4321], row[4999], row[130]) = (0.0, 0.0, -0.0);
     let drawn = draw(&device, &[(row, 0.0, u64::MAX)]);
@@ -121,7 +121,7 @@ fn ties_and_zeros_go_to_the_lowest_id() {
 
 #[test]
 fn rows_without_a_token_say_why() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let good = vec![1.0f32; 300];
     for place in [0, 150, 299] {
         let with = |value: f32| {
@@ -146,7 +146,7 @@ fn rows_without_a_token_say_why() {
 
 #[test]
 fn refusals_name_the_argument() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let kernel = SampleKernel::new(&device.gpu).expect("the kernel");
     assert!(draw(&device, &[]).is_empty());
     for (vocab_size, temperatures, words, message) in [

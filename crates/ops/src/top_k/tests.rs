@@ -1,12 +1,12 @@
-//! Every position against a plain sort, under the emulator with all its checks.
+//! Every position against a plain sort.
 
 use cachalot_testkit::Random;
 
 use super::*;
-use crate::emulated::Emulated;
+use crate::test_gpu::TestGpu;
 
 /// Chooses from rows of different lengths; what stands behind a row would win if it were read.
-fn check(device: &Emulated, rows: &[Vec<f32>], k: usize) {
+fn check(device: &TestGpu, rows: &[Vec<f32>], k: usize) {
     let kernel = TopKKernel::new(&device.gpu).expect("the kernel");
     let max_length = rows.iter().map(Vec::len).max().unwrap_or(0).next_multiple_of(4);
     let padded = |row: &Vec<f32>| [&row[..], &vec![f32::INFINITY; max_length - row.len()]].concat();
@@ -44,7 +44,7 @@ fn kinds() -> Vec<fn(&mut Random) -> f32> {
 
 #[test]
 fn lengths_around_k_and_kinds_of_scores() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     for (seed, kind) in kinds().into_iter().enumerate() {
         let mut random = Random::new(seed as u64);
         let mut row = |len: usize| (0..len).map(|_| kind(&mut random)).collect::<Vec<f32>>();
@@ -59,13 +59,13 @@ fn lengths_around_k_and_kinds_of_scores() {
 
 #[test]
 fn the_longest_row() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     check(&device, &[Random::new(1).gaussian(163_840)], 2048);
 }
 
 #[test]
 fn nothing_to_do() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     check(&device, &[], 4);
     check(&device, &[vec![1.0, 2.0]], 0);
     check(&device, &[vec![]], 3);
@@ -73,7 +73,7 @@ fn nothing_to_do() {
 
 #[test]
 fn refusals_name_the_argument() {
-    let device = Emulated::new();
+    let device = TestGpu::new();
     let kernel = TopKKernel::new(&device.gpu).expect("the kernel");
     for (scores, lengths, out, message) in [
         (DType::F32, 3, [2, 4], "top_k: `num_rows` is 3 in `lengths`, 2 in `scores`"),

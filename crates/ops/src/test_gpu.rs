@@ -1,4 +1,4 @@
-//! What the tests of launchers share: the emulator, and matrices in the middle of wider ones.
+//! What the tests of launchers share: the GPU or its emulator, and matrices in the middle of wider ones.
 
 use std::fmt::Debug;
 
@@ -6,17 +6,40 @@ use cachalot_cuda::{DeviceBuffer, DeviceView, DeviceViewMut, Gpu, Stream};
 use cachalot_tensor::{DType, Element, Shape};
 use half::bf16;
 
-/// An emulated GPU.
-pub(crate) struct Emulated {
+/// The number of the GPU to test on, counted from 0; without it tests run on the emulator.
+const VARIABLE: &str = "CACHALOT_TEST_GPU";
+const ARENA_BYTES: u64 = 64 << 20;
+
+/// The GPU that a test runs on, or the emulator.
+pub(crate) struct TestGpu {
     pub(crate) gpu: Gpu,
     pub(crate) stream: Stream,
 }
 
-impl Emulated {
+impl TestGpu {
+    /// The GPU that `CACHALOT_TEST_GPU` names, or the emulator if it is not set.
     pub(crate) fn new() -> Self {
-        let gpu = Gpu::emulated(64 << 20).expect("the emulator");
+        match std::env::var_os(VARIABLE) {
+            Some(_) => TestGpu::real(),
+            None => TestGpu::emulated(),
+        }
+    }
+
+    /// The GPU that `CACHALOT_TEST_GPU` names.
+    pub(crate) fn real() -> Self {
+        let number = std::env::var(VARIABLE).unwrap_or_else(|_| panic!("{VARIABLE} must be the number of a GPU"));
+        let ordinal = number.parse().unwrap_or_else(|_| panic!("{VARIABLE}={number}: not the number of a GPU"));
+        TestGpu::with(Gpu::open(ordinal, ARENA_BYTES).unwrap_or_else(|error| panic!("{VARIABLE}={number}: {error}")))
+    }
+
+    /// The emulator, whatever `CACHALOT_TEST_GPU` says.
+    pub(crate) fn emulated() -> Self {
+        TestGpu::with(Gpu::emulated(ARENA_BYTES).expect("the emulator"))
+    }
+
+    fn with(gpu: Gpu) -> Self {
         let stream = gpu.stream().expect("a stream");
-        Emulated { gpu, stream }
+        TestGpu { gpu, stream }
     }
 
     /// A buffer of the given values.

@@ -1,0 +1,341 @@
+//! Every op that has a kernel, on the shapes of the DeepSeek-V3 family.
+
+use anyhow::Result;
+use cachalot_ops::act_quant::{Quantised, SCALE_GROUP};
+use cachalot_ops::fp8_gemm::SCALE_BLOCK;
+use cachalot_ops::rms_norm::cuda::{RmsNorm, RmsNormKernels, rms_norm};
+use cachalot_ops::rope::yarn_inv_freq;
+use cachalot_ops::rope_cache_write::FP8_RECORD_BYTES;
+use cachalot_ops::{
+    ActQuant, ActQuantKernel, Bf16Gemm, Bf16GemmKernels, Fp8Gemm, Fp8GemmKernels, KeyPlace, RopeCacheWrite,
+    RopeCacheWriteKernels, RopeLayout, Sample, SampleKernel, ScaleFormat, TopK, TopKKernel, act_quant, bf16_gemm,
+    fp8_gemm, rope_cache_write, sample, top_k,
+};
+use cachalot_tensor::{DType, F8E4M3};
+use cachalot_testkit::Random;
+
+use crate::case::{Case, Data, Launcher, TensorCores, Work};
+
+/// Rows and columns of the linear layers.
+const LINEAR: [[usize; 2]; 6] = [[2112, 7168], [24576, 1536], [32768, 512], [7168, 16384], [4096, 7168], [7168, 2048]];
+const NUM_TOKENS: [usize; 5] = [1, 8, 64, 128, 4096];
+const NUM_HEADS: usize = 128;
+const HEAD_DIM: usize = 192;
+const LATENT_DIM: usize = 512;
+const ROTARY_DIM: usize = 64;
+const TOP_K: usize = 2048;
+const VOCAB_SIZE: usize = 129_280;
+
+/// All of them.
+pub(crate) fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for num_tokens in NUM_TOKENS {
+        for dim in [7168, 1536, 512] {
+            cases.push(rms_norm_case(num_tokens, dim, false));
+            cases.push(rms_norm_case(num_tokens, dim, true));
+        }
+        for k in [7168, 16384] {
+            cases.push(act_quant_case(num_tokens, k));
+        }
+    }
+    for num_tokens in [1, 64, 4096] {
+        cases.extend([false, true].map(|is_fp8| rope_case(num_tokens, is_fp8)));
+    }
+    for [n, k] in LINEAR {
+        for m in NUM_TOKENS {
+            cases.push(fp8_gemm_case([m, n, k]));
+            cases.push(bf16_gemm_case([m, n, k]));
+        }
+    }
+    for num_rows in [1, 8, 64] {
+        cases.extend([8192, 65_536, 131_072].map(|length| top_k_case(num_rows, length)));
+        cases.push(sample_case(num_rows));
+    }
+    cases
+}
+
+/// `copies` times what `make` makes.
+fn copies<T>(copies: usize, make: impl Fn() -> Result<T>) -> Result<Vec<T>> {
+    (0..copies).map(|_| make()).collect()
+}
+
+/// bf16 in, weights, and out; fused also the residual in and out, and FP8 with scales in place of bf16 out.
+fn rms_norm_work(num_tokens: usize, dim: usize, is_fused: bool) -> Work {
+    let per_token = if is_fused { 2 * dim + 4 * dim + dim + 4 * dim / SCALE_GROUP } else { 4 * dim };
+    Work { bytes: num_tokens * per_token + 2 * dim, flops: 4 * num_tokens * dim }
+}
+
+fn rms_norm_case(num_tokens: usize, dim: usize, is_fused: bool) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernels = RmsNormKernels::new(data.gpu)?;
+        let mut sets = copies(num_copies, || {
+            let shape = [num_tokens, dim];
+            let (values, scales) =
+                (data.gpu.alloc(DType::F8E4M3, shape)?, data.gpu.alloc(DType::F32, [dim / SCALE_GROUP, num_tokens])?);
+            Ok((data.bf16(shape)?, data.bf16([dim])?, data.bf16(shape)?, values, scales))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            // The second bf16 buffer is the residual, or the output.
+            let (x, weight, second, values, scales) = &mut sets[copy];
+            let (residual, out, quantised) = if is_fused {
+                let (values, scales) = (values.view_mut(), scales.view_mut());
+                (Some(second.view_mut()), None, Some(Quantised { values, scales, scale_format: ScaleFormat::Ue8m0 }))
+            } else {
+                (None, Some(second.view_mut()), None)
+            };
+            let args = RmsNorm { x: x.view(), weight: weight.view(), eps: 1e-6, residual, out, quantised };
+            Ok(rms_norm(stream, &kernels, args)?)
+        }))
+    };
+    Case {
+        op: "rms_norm",
+        shape: format!("{num_tokens}x{dim}"),
+        variant: if is_fused { "+residual, to FP8" } else { "bf16" }.to_owned(),
+        work: rms_norm_work(num_tokens, dim, is_fused),
+        tensor_cores: None,
+        prepare: Box::new(prepare),
+    }
+}
+
+/// bf16 in, FP8 and scales out.
+fn act_quant_work(num_tokens: usize, k: usize) -> Work {
+    Work { bytes: num_tokens * (3 * k + 4 * k / SCALE_GROUP), flops: 2 * num_tokens * k }
+}
+
+fn act_quant_case(num_tokens: usize, k: usize) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernel = ActQuantKernel::new(data.gpu)?;
+        let mut sets = copies(num_copies, || {
+            let values = data.gpu.alloc(DType::F8E4M3, [num_tokens, k])?;
+            Ok((data.bf16([num_tokens, k])?, values, data.gpu.alloc(DType::F32, [k / SCALE_GROUP, num_tokens])?))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let (x, values, scales) = &mut sets[copy];
+            let (values, scales) = (values.view_mut(), scales.view_mut());
+            let out = Quantised { values, scales, scale_format: ScaleFormat::Ue8m0 };
+            Ok(act_quant(stream, &kernel, ActQuant { x: x.view(), out })?)
+        }))
+    };
+    Case {
+        op: "act_quant",
+        shape: format!("{num_tokens}x{k}"),
+        variant: "UE8M0".to_owned(),
+        work: act_quant_work(num_tokens, k),
+        tensor_cores: None,
+        prepare: Box::new(prepare),
+    }
+}
+
+/// The rotated part of the queries in and out, latent and key in, a row of the cache out, position and slot.
+fn rope_work(num_tokens: usize, is_fp8: bool) -> Work {
+    let row = if is_fp8 { FP8_RECORD_BYTES } else { 2 * (LATENT_DIM + ROTARY_DIM) };
+    let per_token = 4 * NUM_HEADS * ROTARY_DIM + 2 * (LATENT_DIM + ROTARY_DIM) + row + 8;
+    Work { bytes: num_tokens * per_token, flops: 3 * num_tokens * (NUM_HEADS + 1) * ROTARY_DIM }
+}
+
+fn rope_case(num_tokens: usize, is_fp8: bool) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernels = RopeCacheWriteKernels::new(data.gpu)?;
+        let order: Vec<i32> = (0..num_tokens as i32).collect();
+        let inv_freq = data.filled([ROTARY_DIM / 2], &yarn_inv_freq(ROTARY_DIM, 10_000.0, None))?;
+        let (positions, slots) = (data.filled([num_tokens], &order)?, data.filled([num_tokens], &order)?);
+        let (dtype, row) = if is_fp8 { (DType::U8, FP8_RECORD_BYTES) } else { (DType::BF16, LATENT_DIM + ROTARY_DIM) };
+        let mut sets = copies(num_copies, || {
+            let q = data.bf16([num_tokens, NUM_HEADS, HEAD_DIM])?;
+            let cache = data.gpu.alloc(dtype, [num_tokens.div_ceil(64), 64, row])?;
+            Ok((q, data.bf16([num_tokens, LATENT_DIM])?, data.bf16([num_tokens, ROTARY_DIM])?, cache))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let (q, latent, key, cache) = &mut sets[copy];
+            let args = RopeCacheWrite {
+                q: Some(q.view_mut()),
+                rotary_start: HEAD_DIM - ROTARY_DIM,
+                latent: latent.view(),
+                key: key.view(),
+                key_place: KeyPlace::AfterLatent,
+                positions: positions.view(),
+                slot_mapping: slots.view(),
+                inv_freq: inv_freq.view(),
+                attention_factor: 1.0,
+                layout: RopeLayout::Interleaved,
+                cache: cache.view_mut(),
+                scale_format: ScaleFormat::Ue8m0,
+            };
+            Ok(rope_cache_write(stream, &kernels, args)?)
+        }))
+    };
+    Case {
+        op: "rope_cache_write",
+        shape: format!("{num_tokens} tokens, {NUM_HEADS} heads"),
+        variant: if is_fp8 { "FP8 records" } else { "bf16 cache" }.to_owned(),
+        work: rope_work(num_tokens, is_fp8),
+        tensor_cores: None,
+        prepare: Box::new(prepare),
+    }
+}
+
+/// FP8 x and weight with their scales, bf16 out.
+fn fp8_gemm_work([m, n, k]: [usize; 3]) -> Work {
+    let scales = 4 * (m + n.div_ceil(SCALE_BLOCK)) * (k / SCALE_BLOCK);
+    Work { bytes: m * k + n * k + 2 * m * n + scales, flops: 2 * m * n * k }
+}
+
+fn fp8_gemm_case([m, n, k]: [usize; 3]) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let mut kernels = Fp8GemmKernels::new(data.stream)?;
+        let mut random = Random::new(3);
+        // Below 2, of both signs: no code is NaN.
+        let codes: Vec<F8E4M3> = (0..1 << 18).map(|_| F8E4M3(random.bits() as u8 & 0xbf)).collect();
+        let num_groups = k / SCALE_BLOCK;
+        let stride = m.next_multiple_of(4);
+        let mut sets = copies(num_copies, || {
+            let x_scale = data.filled([num_groups, stride], &[0.01f32])?;
+            let weight_scale = data.filled([n.div_ceil(SCALE_BLOCK), num_groups], &[0.01f32])?;
+            let (x, weight) = (data.filled([m, k], &codes)?, data.filled([n, k], &codes)?);
+            Ok((x, x_scale, weight, weight_scale, data.gpu.alloc(DType::BF16, [m, n])?))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let (x, x_scale, weight, weight_scale, out) = &mut sets[copy];
+            let args = Fp8Gemm {
+                x: x.view(),
+                x_scale: x_scale.view().columns(0..m),
+                weight: weight.view(),
+                weight_scale: weight_scale.view(),
+                out: out.view_mut(),
+            };
+            Ok(fp8_gemm(stream, &mut kernels, args)?)
+        }))
+    };
+    Case {
+        op: "fp8_gemm",
+        shape: format!("{m}x{n}x{k}"),
+        variant: "blocks of 128".to_owned(),
+        work: fp8_gemm_work([m, n, k]),
+        tensor_cores: Some(TensorCores::Fp8),
+        prepare: Box::new(prepare),
+    }
+}
+
+/// Everything bf16.
+fn bf16_gemm_work([m, n, k]: [usize; 3]) -> Work {
+    Work { bytes: 2 * (m * k + n * k + m * n), flops: 2 * m * n * k }
+}
+
+fn bf16_gemm_case([m, n, k]: [usize; 3]) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernels = Bf16GemmKernels::new(data.gpu)?;
+        let mut sets =
+            copies(num_copies, || Ok((data.bf16([m, k])?, data.bf16([n, k])?, data.gpu.alloc(DType::BF16, [m, n])?)))?;
+        Ok(Box::new(move |stream, copy| {
+            let (x, weight, out) = &mut sets[copy];
+            Ok(bf16_gemm(stream, &kernels, Bf16Gemm { x: x.view(), weight: weight.view(), out: out.view_mut() })?)
+        }))
+    };
+    Case {
+        op: "bf16_gemm",
+        shape: format!("{m}x{n}x{k}"),
+        variant: "mma.sync".to_owned(),
+        work: bf16_gemm_work([m, n, k]),
+        tensor_cores: Some(TensorCores::Bf16),
+        prepare: Box::new(prepare),
+    }
+}
+
+/// Scores in, positions out.
+fn top_k_work(num_rows: usize, length: usize) -> Work {
+    Work { bytes: 4 * num_rows * (length + TOP_K + 1), flops: 0 }
+}
+
+fn top_k_case(num_rows: usize, length: usize) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernel = TopKKernel::new(data.gpu)?;
+        let lengths = data.filled([num_rows], &[length as i32])?;
+        let mut sets =
+            copies(num_copies, || Ok((data.f32([num_rows, length])?, data.gpu.alloc(DType::I32, [num_rows, TOP_K])?)))?;
+        Ok(Box::new(move |stream, copy| {
+            let (scores, out) = &mut sets[copy];
+            let args = TopK { scores: scores.view(), lengths: lengths.view(), out: out.view_mut() };
+            Ok(top_k(stream, &kernel, args)?)
+        }))
+    };
+    Case {
+        op: "top_k",
+        shape: format!("{num_rows}x{length}"),
+        variant: format!("k {TOP_K}"),
+        work: top_k_work(num_rows, length),
+        tensor_cores: None,
+        prepare: Box::new(prepare),
+    }
+}
+
+/// Logits, temperature and random number in; token, log-probability and maximum out.
+fn sample_work(num_seqs: usize) -> Work {
+    Work { bytes: num_seqs * (4 * VOCAB_SIZE + 4 + 8 + 12), flops: 0 }
+}
+
+fn sample_case(num_seqs: usize) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernel = SampleKernel::new(data.gpu)?;
+        let temperatures = data.filled([num_seqs], &[0.7f32])?;
+        let uniforms = data.filled([num_seqs, 2], &[1 << 30])?;
+        let mut sets = copies(num_copies, || {
+            let one = |dtype| data.gpu.alloc(dtype, [num_seqs]);
+            Ok((data.f32([num_seqs, VOCAB_SIZE])?, one(DType::I32)?, one(DType::F32)?, one(DType::F32)?))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let (logits, tokens, logprobs, maxima) = &mut sets[copy];
+            let args = Sample {
+                logits: logits.view(),
+                temperatures: temperatures.view(),
+                uniforms: uniforms.view(),
+                tokens: tokens.view_mut(),
+                logprobs: logprobs.view_mut(),
+                maxima: maxima.view_mut(),
+            };
+            Ok(sample(stream, &kernel, args)?)
+        }))
+    };
+    Case {
+        op: "sample",
+        shape: format!("{num_seqs}x{VOCAB_SIZE}"),
+        variant: "temperature 0.7".to_owned(),
+        work: sample_work(num_seqs),
+        tensor_cores: None,
+        prepare: Box::new(prepare),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cachalot_cuda::Gpu;
+
+    use super::*;
+
+    #[test]
+    fn bytes_are_those_at_the_heads_of_the_kernels() {
+        // What one more token costs: kernels/OP/OP.cu.
+        let more = |work: fn(usize) -> Work| work(2).bytes - work(1).bytes;
+        assert_eq!(more(|tokens| rms_norm_work(tokens, 7168, false)), 28 << 10);
+        assert_eq!(more(|tokens| act_quant_work(tokens, 7168)), 21_728);
+        assert_eq!(more(|tokens| rope_work(tokens, false)), 32_768 + 2 * 1152 + 8);
+        assert_eq!(fp8_gemm_work([1, 128, 256]), Work { bytes: 256 + 128 * 256 + 256 + 4 * 4, flops: 65_536 });
+        assert_eq!(bf16_gemm_work([2, 8, 16]), Work { bytes: 2 * (32 + 128 + 16), flops: 512 });
+        assert_eq!(top_k_work(1, 8192).bytes, 4 * (8192 + 2048 + 1));
+        assert_eq!(sample_work(8).bytes, 8 * (4 * 129_280 + 24));
+    }
+
+    #[test]
+    fn the_smallest_case_of_each_op_launches() {
+        let mut ops = Vec::new();
+        for case in cases().iter().filter(|case| case.work.bytes < 1 << 20) {
+            if !ops.contains(&case.op) {
+                ops.push(case.op);
+                let gpu = Gpu::emulated(64 << 20).expect("the emulator");
+                let stream = gpu.stream().expect("a stream");
+                let mut launch = (case.prepare)(&Data { gpu: &gpu, stream: &stream }, 2).expect("room in the arena");
+                launch(&stream, 1).expect("valid arguments");
+            }
+        }
+        assert_eq!(ops, ["rms_norm", "act_quant", "rope_cache_write", "top_k", "sample"]);
+    }
+}

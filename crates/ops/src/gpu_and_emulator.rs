@@ -1,0 +1,235 @@
+//! The same PTX on a GPU and on the emulator.
+//!
+//! Equal to the bit is what the PTX ISA promises: copies, integers, conversions, and f32 sums, products, fused products, quotients
+//! and roots, which it rounds as IEEE 754 does. So `rms_norm`, `act_quant`, `top_k` and the cache's latent elements are compared by
+//! their bytes. Compared within a tolerance are tensor cores, whose order of additions is not defined, `ex2.approx` and
+//! `lg2.approx` in `sample`, and rotated elements, whose products ptxas may fuse with a sum.
+
+use cachalot_tensor::{DType, F8E4M3};
+use cachalot_testkit::{Random, Tolerance, assert_close};
+use half::bf16;
+
+use crate::act_quant::Quantised;
+use crate::rms_norm::cuda::{RmsNorm, RmsNormKernels, rms_norm};
+use crate::rope::yarn_inv_freq;
+use crate::rope_cache_write::FP8_RECORD_BYTES;
+use crate::test_gpu::{TestGpu, bf16s, f32s};
+use crate::{
+    ActQuant, ActQuantKernel, Bf16Gemm, Bf16GemmKernels, Fp8Gemm, Fp8GemmKernels, KeyPlace, RopeCacheWrite,
+    RopeCacheWriteKernels, RopeLayout, Sample, SampleKernel, ScaleFormat, TopK, TopKKernel, act_quant, bf16_gemm,
+    fp8_gemm, rope_cache_write, sample, top_k,
+};
+
+/// What a kernel wrote.
+#[derive(Debug, PartialEq)]
+struct Output {
+    exact: Vec<u8>,
+    close: Vec<f32>,
+}
+
+impl Output {
+    fn exact(exact: Vec<u8>) -> Self {
+        Output { exact, close: Vec::new() }
+    }
+
+    fn close(close: Vec<f32>) -> Self {
+        Output { exact: Vec::new(), close }
+    }
+}
+
+/// A kernel with inputs that are the same on every device.
+type Case = (&'static str, fn(&TestGpu) -> Output);
+
+const CASES: [Case; 7] = [
+    ("rms_norm", normed),
+    ("act_quant", quantised),
+    ("top_k", chosen),
+    ("rope_cache_write", cached),
+    ("fp8_gemm", multiplied_fp8),
+    ("bf16_gemm", multiplied_bf16),
+    ("sample", drawn),
+];
+
+/// One rounding to bf16.
+const TOLERANCE: Tolerance = Tolerance { abs: 1e-5, rel: 1.0 / 256.0, cosine: 5e-6 };
+
+const FORMATS: [ScaleFormat; 2] = [ScaleFormat::F32, ScaleFormat::Ue8m0];
+
+#[test]
+#[ignore = "needs a GPU: scripts/gpu-check runs it"]
+fn they_agree() {
+    let (real, emulated) = (TestGpu::real(), TestGpu::emulated());
+    for (name, run) in CASES {
+        let (real, emulated) = (run(&real), run(&emulated));
+        let wrong = real.exact.iter().zip(&emulated.exact).filter(|(real, emulated)| real != emulated).count();
+        assert_eq!(real.exact.len(), emulated.exact.len(), "{name}: bytes");
+        assert_eq!(wrong, 0, "{name}: bytes of {} that differ between the GPU and the emulator", real.exact.len());
+        assert_close(&real.close, &emulated.close, [real.close.len()], TOLERANCE);
+    }
+}
+
+/// What makes the comparison mean something: each case writes, and the same each time.
+#[test]
+fn the_emulator_agrees_with_itself() {
+    for (name, run) in CASES {
+        let (first, second) = (run(&TestGpu::emulated()), run(&TestGpu::emulated()));
+        assert!(first.exact.len() + first.close.len() > 0, "{name} writes nothing");
+        assert!(first.close.iter().all(|value| value.is_finite()), "{name}");
+        assert!(first == second, "{name} differs from run to run");
+    }
+}
+
+fn bytes_of(device: &TestGpu, buffer: &cachalot_cuda::DeviceBuffer) -> Vec<u8> {
+    let mut bytes = vec![0; buffer.num_bytes()];
+    device.stream.download_bytes(buffer, &mut bytes).expect("a written buffer");
+    bytes
+}
+
+fn normed(device: &TestGpu) -> Output {
+    let kernels = RmsNormKernels::new(&device.gpu).expect("the kernels");
+    let mut bytes = Vec::new();
+    for (dim, scale_format) in [(512, FORMATS[0]), (7168, FORMATS[0]), (7168, FORMATS[1]), (16_384, FORMATS[1])] {
+        let mut random = Random::new(dim as u64);
+        let x = device.filled([3, dim], &bf16s(&random.gaussian(3 * dim)));
+        let weight = device.filled([dim], &random.gaussian(dim));
+        let mut residual = device.filled([3, dim], &bf16s(&random.gaussian(3 * dim)));
+        let (mut out, mut values) =
+            (device.unwritten(DType::BF16, [3, dim]), device.unwritten(DType::F8E4M3, [3, dim]));
+        let mut scales = device.unwritten(DType::F32, [dim / 128, 3]);
+        let args = RmsNorm {
+            x: x.view(),
+            weight: weight.view(),
+            eps: 1e-6,
+            residual: Some(residual.view_mut()),
+            out: Some(out.view_mut()),
+            quantised: Some(Quantised { values: values.view_mut(), scales: scales.view_mut(), scale_format }),
+        };
+        rms_norm(&device.stream, &kernels, args).expect("valid arguments");
+        bytes.extend([&residual, &out, &values, &scales].into_iter().flat_map(|buffer| bytes_of(device, buffer)));
+    }
+    Output::exact(bytes)
+}
+
+fn quantised(device: &TestGpu) -> Output {
+    let kernel = ActQuantKernel::new(&device.gpu).expect("the kernel");
+    let mut bytes = Vec::new();
+    for scale_format in FORMATS {
+        // Every bf16, NaN and infinities included.
+        let x: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).collect();
+        let x = device.filled([8, 8192], &x);
+        let mut values = device.unwritten(DType::F8E4M3, [8, 8192]);
+        let mut scales = device.unwritten(DType::F32, [64, 8]);
+        let out = Quantised { values: values.view_mut(), scales: scales.view_mut(), scale_format };
+        act_quant(&device.stream, &kernel, ActQuant { x: x.view(), out }).expect("valid arguments");
+        bytes.extend([bytes_of(device, &values), bytes_of(device, &scales)].concat());
+    }
+    Output::exact(bytes)
+}
+
+fn chosen(device: &TestGpu) -> Output {
+    let kernel = TopKKernel::new(&device.gpu).expect("the kernel");
+    let mut random = Random::new(5);
+    let scores: Vec<f32> = (0..4 * 8192).map(|_| f32::from_bits(random.bits() as u32)).collect();
+    let (scores, lengths) = (device.filled([4, 8192], &scores), device.filled([4], &[8192, 2049, 2048, 5]));
+    let mut out = device.unwritten(DType::I32, [4, 2048]);
+    let args = TopK { scores: scores.view(), lengths: lengths.view(), out: out.view_mut() };
+    top_k(&device.stream, &kernel, args).expect("valid arguments");
+    Output::exact(bytes_of(device, &out))
+}
+
+/// Both forms of the cache; what is not rotated is exact.
+fn cached(device: &TestGpu) -> Output {
+    let kernels = RopeCacheWriteKernels::new(&device.gpu).expect("the kernels");
+    let mut output = Output { exact: Vec::new(), close: Vec::new() };
+    for is_fp8 in [false, true] {
+        let mut random = Random::new(6);
+        let latent = device.filled([4, 512], &bf16s(&random.gaussian(4 * 512)));
+        let key = device.filled([4, 64], &bf16s(&random.gaussian(4 * 64)));
+        let mut q = device.filled([4, 16 * 192], &bf16s(&random.gaussian(4 * 16 * 192)));
+        let positions = device.filled([4], &[0, 1, 4097, 163_839]);
+        let slots = device.filled([4], &[3, 0, 2, 1]);
+        let inv_freq = device.filled([32], &yarn_inv_freq(64, 10_000.0, None));
+        let (dtype, row) = if is_fp8 { (DType::U8, FP8_RECORD_BYTES) } else { (DType::BF16, 576) };
+        let mut cache = device.unwritten(dtype, [2, 2, row]);
+        let args = RopeCacheWrite {
+            q: Some(q.view_mut().reshape_rows([4, 16, 192])),
+            rotary_start: 128,
+            latent: latent.view(),
+            key: key.view(),
+            key_place: KeyPlace::AfterLatent,
+            positions: positions.view(),
+            slot_mapping: slots.view(),
+            inv_freq: inv_freq.view(),
+            attention_factor: 1.0,
+            layout: RopeLayout::Interleaved,
+            cache: cache.view_mut(),
+            scale_format: ScaleFormat::Ue8m0,
+        };
+        rope_cache_write(&device.stream, &kernels, args).expect("valid arguments");
+        // The rotated key is the end of a row, the rotated part of a query the end of a head.
+        for (bytes, row_bytes) in [(bytes_of(device, &cache), cache.num_bytes() / 4), (bytes_of(device, &q), 2 * 192)] {
+            for row in bytes.chunks(row_bytes) {
+                let (plain, rotated) = row.split_at(row_bytes - 2 * 64);
+                output.exact.extend(plain);
+                let rotated = rotated.as_chunks::<2>().0.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f32());
+                output.close.extend(rotated);
+            }
+        }
+    }
+    output
+}
+
+fn multiplied_fp8(device: &TestGpu) -> Output {
+    let mut kernels = Fp8GemmKernels::new(&device.stream).expect("the kernels");
+    let mut close = Vec::new();
+    for num_tokens in [4, 40, 100, 132] {
+        let mut random = Random::new(num_tokens as u64);
+        let mut codes = |len: usize| -> Vec<F8E4M3> { (0..len).map(|_| F8E4M3(random.bits() as u8 & 0xbf)).collect() };
+        let x = device.filled([num_tokens, 512], &codes(num_tokens * 512));
+        let weight = device.filled([136, 512], &codes(136 * 512));
+        let x_scale = device.filled([4, num_tokens], &vec![0.5f32; 4 * num_tokens]);
+        let weight_scale = device.filled([2, 4], &[0.25f32; 8]);
+        let mut out = device.unwritten(DType::BF16, [num_tokens, 136]);
+        let args = Fp8Gemm {
+            x: x.view(),
+            x_scale: x_scale.view(),
+            weight: weight.view(),
+            weight_scale: weight_scale.view(),
+            out: out.view_mut(),
+        };
+        fp8_gemm(&device.stream, &mut kernels, args).expect("valid arguments");
+        close.extend(f32s(&device.read(&out)));
+    }
+    Output::close(close)
+}
+
+fn multiplied_bf16(device: &TestGpu) -> Output {
+    let kernels = Bf16GemmKernels::new(&device.gpu).expect("the kernels");
+    let mut random = Random::new(7);
+    let x = device.filled([130, 256], &bf16s(&random.values(130 * 256)));
+    let weight = device.filled([136, 256], &bf16s(&random.values(136 * 256)));
+    let mut out = device.unwritten(DType::F32, [130, 136]);
+    let args = Bf16Gemm { x: x.view(), weight: weight.view(), out: out.view_mut() };
+    bf16_gemm(&device.stream, &kernels, args).expect("valid arguments");
+    Output::close(device.read(&out))
+}
+
+/// At temperature 0 the token is exact too; its log-probability is not.
+fn drawn(device: &TestGpu) -> Output {
+    let kernel = SampleKernel::new(&device.gpu).expect("the kernel");
+    let logits = device.filled([2, 4100], &Random::new(8).gaussian(2 * 4100));
+    let temperatures = device.filled([2], &[0.0f32; 2]);
+    let uniforms = device.filled([2, 2], &[0; 4]);
+    let mut tokens = device.unwritten(DType::I32, [2]);
+    let (mut logprobs, mut maxima) = (device.unwritten(DType::F32, [2]), device.unwritten(DType::F32, [2]));
+    let args = Sample {
+        logits: logits.view(),
+        temperatures: temperatures.view(),
+        uniforms: uniforms.view(),
+        tokens: tokens.view_mut(),
+        logprobs: logprobs.view_mut(),
+        maxima: maxima.view_mut(),
+    };
+    sample(&device.stream, &kernel, args).expect("valid arguments");
+    Output { exact: [bytes_of(device, &tokens), bytes_of(device, &maxima)].concat(), close: device.read(&logprobs) }
+}
