@@ -474,8 +474,12 @@ impl<'a> Parser<'a> {
 
     fn directive(&mut self, body: &mut Body) -> Result<(), ParseError> {
         match self.name()? {
-            ".reg" => {
-                let kind = self.name()?.trim_start_matches('.').to_owned();
+            // Headers of CUDA leave out the space before the type.
+            reg if reg == ".reg" || reg.starts_with(".reg.") => {
+                let kind = match reg.strip_prefix(".reg.") {
+                    Some(kind) => kind.to_owned(),
+                    None => self.name()?.trim_start_matches('.').to_owned(),
+                };
                 loop {
                     let name = self.name()?;
                     let declared = body.declare(name);
@@ -663,7 +667,7 @@ mod tests {
     ld.param.u32 %r1, [k_param_0+4];
     .loc 2 7 1, function_name $L__info_string0, inlined_at 1 12 5
     .loc 2 3 1, function_name $L__info_string1+8, inlined_at 2 7 1
-    { .reg .b32 %r1; mov.b32 %r1, -5; st.shared.v2.u32 [red+-4], {%r1, %r2}; }
+    { .reg.b32 %r1; mov.b32 %r1, -5; st.shared.v2.u32 [red+-4], {%r1, %r2}; }
     @!%p1 bra $L1;
     setp.lt.and.s32 %p0|%p1, %r1, %r2, !%p1;
 $L1:

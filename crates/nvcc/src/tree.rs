@@ -210,7 +210,7 @@ fn prune(cache: &Path, kernels: &[CompiledKernel]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::SystemTime;
+    use std::os::unix::fs::MetadataExt;
 
     use super::*;
 
@@ -240,10 +240,11 @@ mod tests {
         }
 
         /// Compiles, and tells which of the two kernels were compiled anew and not taken from the cache.
-        fn compiled_anew(&self, written: &mut BTreeMap<String, SystemTime>) -> Vec<String> {
+        fn compiled_anew(&self, written: &mut BTreeMap<String, (i64, i64)>) -> Vec<String> {
             let mut anew = Vec::new();
             for kernel in self.compile(&["90a"]).unwrap() {
-                let time = fs::metadata(&kernel.fatbin).unwrap().modified().unwrap();
+                let written_at = fs::metadata(&kernel.fatbin).unwrap();
+                let time = (written_at.mtime(), written_at.mtime_nsec());
                 if written.insert(kernel.name.clone(), time) != Some(time) {
                     anew.push(kernel.name);
                 }
