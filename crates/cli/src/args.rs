@@ -64,6 +64,10 @@ pub(crate) struct ModelArgs {
     /// Drafts change no output
     #[arg(long, env = env::SPECULATIVE_TOKENS, value_name = "N", default_value = "auto", value_parser = speculative_tokens)]
     pub(crate) speculative_tokens: SpeculativeTokens,
+    /// How the attention of prompts is computed: absorbed, as that of every other token, or expanded, which is faster on prompts of
+    /// many thousand tokens but lets near-ties turn when a prompt is cut otherwise
+    #[arg(long, env = env::MLA_PREFILL, value_name = "FORM", default_value = "absorbed")]
+    pub(crate) mla_prefill: MlaForm,
 }
 
 impl ModelArgs {
@@ -99,6 +103,15 @@ pub(crate) enum KvCacheDtype {
     Bf16,
     /// For exact comparison.
     F32,
+}
+
+/// The values of `--mla-prefill`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MlaForm {
+    /// In the space of the latent.
+    Absorbed,
+    /// With keys and values expanded from it.
+    Expanded,
 }
 
 /// How tokens are chosen, where the model's own recommendation is not wanted.

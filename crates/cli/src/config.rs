@@ -3,12 +3,12 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use cachalot_engine::{EngineConfig, OnFault, SpeculativeTokens};
+use cachalot_engine::{EngineConfig, MlaPrefill, OnFault, SpeculativeTokens};
 use cachalot_ops::Device;
 use cachalot_prompt::Release;
 use cachalot_tensor::DType;
 
-use crate::args::{KvCacheDtype, ModelArgs};
+use crate::args::{KvCacheDtype, MlaForm, ModelArgs};
 use crate::source::ModelSource;
 
 /// Which model, and how it is computed.
@@ -38,6 +38,8 @@ pub(crate) struct ModelConfig {
     pub(crate) prefix_cache: bool,
     /// How many tokens are drafted for each step to verify.
     pub(crate) speculative_tokens: SpeculativeTokens,
+    /// How the attention of long prompts is computed.
+    pub(crate) mla_prefill: MlaPrefill,
     /// What to do when a step fails.
     pub(crate) on_fault: OnFault,
     /// A step that takes longer is stuck.
@@ -70,6 +72,10 @@ impl ModelConfig {
             max_waiting,
             prefix_cache: true,
             speculative_tokens: args.speculative_tokens,
+            mla_prefill: match args.mla_prefill {
+                MlaForm::Absorbed => MlaPrefill::Absorbed,
+                MlaForm::Expanded => MlaPrefill::Expanded,
+            },
             on_fault: OnFault::Restart,
             step_timeout: EngineConfig::default().step_timeout,
             takes_all_at_start: false,

@@ -36,6 +36,8 @@ variables! {
     KV_CACHE_BYTES = "CACHALOT_KV_CACHE_BYTES";
     /// `--speculative-tokens`.
     SPECULATIVE_TOKENS = "CACHALOT_SPECULATIVE_TOKENS";
+    /// `--mla-prefill`.
+    MLA_PREFILL = "CACHALOT_MLA_PREFILL";
     /// `--prefix-cache`.
     PREFIX_CACHE = "CACHALOT_PREFIX_CACHE";
     /// `--on-fault`.

@@ -149,6 +149,7 @@ pub(crate) fn load(config: &ModelConfig) -> anyhow::Result<Loaded> {
         max_waiting: config.max_waiting,
         prefix_cache: config.prefix_cache,
         speculative_tokens: config.speculative_tokens,
+        mla_prefill: config.mla_prefill,
         on_fault: config.on_fault,
         step_timeout: config.step_timeout,
     };

@@ -28,6 +28,8 @@ pub struct EngineConfig {
     pub prefix_cache: bool,
     /// How many tokens the MTP module drafts for a step to verify.
     pub speculative_tokens: SpeculativeTokens,
+    /// How the attention of long prompts is computed.
+    pub mla_prefill: MlaPrefill,
     /// What to do when the model fails in a step.
     pub on_fault: OnFault,
     /// A step that takes longer is taken to be stuck.
@@ -43,6 +45,19 @@ pub enum OnFault {
     Restart,
     /// Stop at once.
     Exit,
+}
+
+/// How the attention of long prompts is computed. The two ways differ in the order of their sums only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MlaPrefill {
+    /// As that of every other token, in the space of the latent. What a request yields then depends on the request alone, to the
+    /// last bit: not on how its prompt was cut, what was cached of it, or whether it was preempted.
+    #[default]
+    Absorbed,
+    /// With keys and values expanded from the latent where a step has 128 or more tokens of a prompt. With the 671B model that is
+    /// less than a third of the multiplications per pair of query and key, which is felt from some thousand tokens on. In return a near-tie
+    /// can go the other way when a prompt is cut otherwise.
+    Expanded,
 }
 
 /// How many tokens are drafted. Drafts never change an output; they can make it come sooner.
@@ -70,8 +85,8 @@ impl SpeculativeTokens {
 pub const MAX_SPECULATIVE_TOKENS: usize = 16;
 
 impl Default for EngineConfig {
-    /// 64 sequences, 2,048 tokens a step, the model's own context, 1 GiB of cache, 512 requests waiting, a prefix cache, and
-    /// drafts where they are worth it.
+    /// 64 sequences, 2,048 tokens a step, the model's own context, 1 GiB of cache, 512 requests waiting, a prefix cache,
+    /// drafts where they are worth it, and tokens that depend on their request alone.
     fn default() -> Self {
         EngineConfig {
             max_num_seqs: 64,
@@ -81,6 +96,7 @@ impl Default for EngineConfig {
             max_waiting: 512,
             prefix_cache: true,
             speculative_tokens: SpeculativeTokens::Auto,
+            mla_prefill: MlaPrefill::Absorbed,
             on_fault: OnFault::Restart,
             step_timeout: Duration::from_secs(300),
         }

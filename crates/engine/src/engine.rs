@@ -96,7 +96,7 @@ impl Engine {
             mailbox,
             block_hasher,
             scheduler: Scheduler::new(limits),
-            runner: Runner::new(limits.vocab_size, limits.max_num_logits),
+            runner: Runner::new(limits.vocab_size, limits.max_num_logits, config.mla_prefill),
             sampler: Sampler::default(),
             draft_depth: match config.speculative_tokens {
                 SpeculativeTokens::Auto => DraftDepth::auto(limits.max_draft_tokens),

@@ -47,7 +47,7 @@ mod speculation;
 mod stream;
 mod token_mask;
 
-pub use config::{EngineConfig, KvCacheSize, Limits, MAX_SPECULATIVE_TOKENS, OnFault, SpeculativeTokens};
+pub use config::{EngineConfig, KvCacheSize, Limits, MAX_SPECULATIVE_TOKENS, MlaPrefill, OnFault, SpeculativeTokens};
 pub use constraint::{Allowed, Constraint, ConstraintError, Progress};
 pub use engine::Engine;
 pub use error::{IntegrityError, StartError, SubmitError};

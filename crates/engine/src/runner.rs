@@ -2,9 +2,10 @@
 
 use cachalot_model::{BLOCK_SIZE, Batch, HiddenStates, LanguageModel};
 
+use crate::MlaPrefill;
 use crate::sequence::Sequence;
 
-/// Sequences with fewer tokens than this in a step run absorbed MLA.
+/// With [`MlaPrefill::Expanded`], sequences with at least this many tokens in a step run expanded MLA.
 ///
 /// Absorbed attention costs `2·kv_lora_rank + qk_rope_head_dim` multiplications per head for each pair of a query and a key;
 /// expanded attention costs `qk_nope_head_dim + qk_rope_head_dim + v_head_dim` per pair, and
@@ -48,6 +49,7 @@ struct Part<'a> {
 #[derive(Debug)]
 pub(crate) struct Runner {
     vocab_size: usize,
+    mla_prefill: MlaPrefill,
     batch: Batch,
     /// What each row of logits is about. Those of the MTP module are about position `p` with the token at `p + 1`, and predict
     /// the one at `p + 2`.
@@ -63,9 +65,10 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    pub(crate) fn new(vocab_size: usize, max_num_logits: usize) -> Self {
+    pub(crate) fn new(vocab_size: usize, max_num_logits: usize, mla_prefill: MlaPrefill) -> Self {
         Runner {
             vocab_size,
+            mla_prefill,
             batch: Batch::default(),
             rows: Vec::new(),
             mtp_batch: Batch::default(),
@@ -78,7 +81,7 @@ impl Runner {
 
     /// Describes the scheduled tokens of the sequences.
     pub(crate) fn build(&mut self, running: &[Sequence]) {
-        let Runner { batch, rows, starts, .. } = self;
+        let Runner { mla_prefill, batch, rows, starts, .. } = self;
         rows.clear();
         starts.clear();
         starts.extend(running.iter().map(|sequence| Start { row: 0, position: sequence.num_computed_tokens }));
@@ -88,7 +91,7 @@ impl Runner {
                 Part { index, sequence, start, end: start + sequence.num_scheduled_tokens }
             })
         };
-        build(batch, parts, |batch, part| {
+        build(batch, *mla_prefill, parts, |batch, part| {
             let Part { index, sequence, start, end } = part;
             let first_row = batch.input_ids.len();
             starts[index].row = narrow(first_row);
@@ -135,7 +138,7 @@ impl Runner {
         model: &mut dyn LanguageModel,
         running: &[Sequence],
     ) -> cachalot_model::Result<()> {
-        let Runner { mtp_batch: batch, mtp_sources: sources, rows, starts, .. } = self;
+        let Runner { mla_prefill, mtp_batch: batch, mtp_sources: sources, rows, starts, .. } = self;
         rows.clear();
         sources.clear();
         let parts = || {
@@ -148,7 +151,7 @@ impl Runner {
                 Part { index, sequence, start, end }
             })
         };
-        build(batch, parts, |batch, part| {
+        build(batch, *mla_prefill, parts, |batch, part| {
             let Part { index, sequence, start, end } = part;
             batch.input_ids.extend_from_slice(&sequence.token_ids[start + 1..=end]);
             let first_row = starts[index].row;
@@ -175,7 +178,7 @@ impl Runner {
         model: &mut dyn LanguageModel,
         running: &[Sequence],
     ) -> cachalot_model::Result<()> {
-        let Runner { mtp_batch: batch, mtp_sources: sources, rows, .. } = self;
+        let Runner { mla_prefill, mtp_batch: batch, mtp_sources: sources, rows, .. } = self;
         sources.clear();
         let mut num_kept = 0;
         for source in 0..rows.len() {
@@ -196,7 +199,7 @@ impl Runner {
                 Part { index, sequence, start: position, end: position + 1 }
             })
         };
-        build(batch, parts, |batch, part| {
+        build(batch, *mla_prefill, parts, |batch, part| {
             batch.logits_indices.push(narrow(batch.input_ids.len()));
             batch.input_ids.push(part.sequence.scheduled_id(part.end));
         });
@@ -212,13 +215,15 @@ impl Runner {
 /// and the rows whose logits are wanted; the rest follows from the positions.
 fn build<'a, Parts: Iterator<Item = Part<'a>>>(
     batch: &mut Batch,
+    mla_prefill: MlaPrefill,
     parts: impl Fn() -> Parts,
     mut push_tokens: impl FnMut(&mut Batch, Part<'a>),
 ) {
     batch.clear();
     batch.query_start_loc.push(0);
     let parts = || parts().filter(|part| part.end > part.start);
-    let is_short = |part: &Part<'_>| part.end - part.start < EXPANDED_MIN_QUERY_LEN;
+    let is_absorbed =
+        |part: &Part<'_>| mla_prefill == MlaPrefill::Absorbed || part.end - part.start < EXPANDED_MIN_QUERY_LEN;
     batch.max_blocks = parts().map(|part| part.sequence.blocks.len()).max().unwrap_or(0);
     let mut push = |batch: &mut Batch, part: Part<'a>| {
         let Part { sequence, start, end, .. } = part;
@@ -234,11 +239,11 @@ fn build<'a, Parts: Iterator<Item = Part<'a>>>(
         push_tokens(batch, part);
         batch.query_start_loc.push(narrow(batch.input_ids.len()));
     };
-    for part in parts().filter(is_short) {
+    for part in parts().filter(is_absorbed) {
         push(batch, part);
     }
     batch.num_absorbed_seqs = batch.num_seqs();
-    for part in parts().filter(|part| !is_short(part)) {
+    for part in parts().filter(|part| !is_absorbed(part)) {
         push(batch, part);
     }
 }

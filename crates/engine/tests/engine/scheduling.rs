@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cachalot_engine::{EngineConfig, Event, KvCacheSize, NoopModel, Request, SamplingParams};
+use cachalot_engine::{EngineConfig, Event, KvCacheSize, MlaPrefill, NoopModel, Request, SamplingParams};
 use cachalot_model::Batch;
 
 use crate::models::PagedModel;
@@ -57,21 +57,22 @@ fn a_scripted_run_uses_exactly_these_blocks() {
 }
 
 #[test]
-fn short_chunks_come_first_in_the_batch() {
-    let (model, batches) = PagedModel::counting().keep_batches();
-    let config = EngineConfig { max_num_batched_tokens: 1000, max_model_len: Some(1000), ..small() };
-    let (mut engine, handle) = engine(model, config);
-    let lens = [128, 3, 200, 127];
-    let streams: Vec<_> = lens.map(|len| handle.submit(greedy(&vec![1; len], 2)).unwrap()).into();
-    engine.step();
-    {
+fn long_chunks_come_last_if_they_are_to_be_expanded() {
+    let cases = [(MlaPrefill::Absorbed, [128, 3, 200, 127], 4), (MlaPrefill::Expanded, [3, 127, 128, 200], 2)];
+    for (mla_prefill, seq_lens, num_absorbed_seqs) in cases {
+        let (model, batches) = PagedModel::counting().keep_batches();
+        let config = EngineConfig { max_num_batched_tokens: 1000, max_model_len: Some(1000), mla_prefill, ..small() };
+        let (mut engine, handle) = engine(model, config);
+        let lens = [128, 3, 200, 127];
+        let streams: Vec<_> = lens.map(|len| handle.submit(greedy(&vec![1; len], 2)).unwrap()).into();
+        engine.step();
+        engine.step();
         let batches = batches.lock().unwrap();
-        assert_eq!((&batches[0].seq_lens[..], batches[0].num_absorbed_seqs), (&[3, 127, 128, 200][..], 2));
+        assert_eq!((&batches[0].seq_lens[..], batches[0].num_absorbed_seqs), (&seq_lens[..], num_absorbed_seqs));
+        // In decode all are short, in the order of arrival.
+        assert_eq!((&batches[1].seq_lens[..], batches[1].num_absorbed_seqs), (&[129, 4, 201, 128][..], 4));
+        drop(streams);
     }
-    engine.step();
-    // In decode all are short, in the order of arrival.
-    assert_eq!(batches.lock().unwrap()[1].seq_lens, [129, 4, 201, 128]);
-    drop(streams);
 }
 
 #[test]
@@ -227,7 +228,7 @@ fn prompt_logprobs_keep_the_logits_buffer_small() {
     let lens = |batch: &Batch| batch.query_start_loc.windows(2).map(|pair| pair[1] - pair[0]).collect::<Vec<_>>();
     let lens: Vec<_> = batches.lock().unwrap().iter().map(lens).collect();
     // 699 rows each, 256 in a step; the last row gives the token and comes on top.
-    assert_eq!(lens, [vec![256], vec![256], vec![69, 188, 700], vec![256], vec![256], vec![119]]);
+    assert_eq!(lens, [vec![256], vec![256], vec![188, 69, 700], vec![256], vec![256], vec![119]]);
     let events: Vec<_> = streams.iter_mut().map(ready).collect();
     let Event::Prompt { logprobs } = &events[0][0] else { panic!("{:?}", events[0][0]) };
     assert_eq!(logprobs.len(), 699);
