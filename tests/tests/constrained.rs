@@ -1,7 +1,7 @@
-//! Constrained output from end to end: a client's schema, the server, the embedded model at temperature 1, and an independent
+//! Constrained output from end to end: a client's schema, the server, a model at temperature 1, and an independent
 //! validator that judges every reply.
 //!
-//! The embedded model is random. What it writes under a schema is therefore a random walk through everything that the schema
+//! The model is random. What it writes under a schema is therefore a random walk through everything that the schema
 //! allows, and a grammar that allows too much is found out. Biases towards tokens that close strings, objects and arrays let
 //! the walks end; a reply that does not end within its tokens is a failure like one that is invalid.
 
@@ -35,8 +35,8 @@ struct Server {
 fn server() -> &'static Server {
     static SERVER: OnceLock<Server> = OnceLock::new();
     SERVER.get_or_init(|| {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/embedded");
-        let checkpoint = Checkpoint::open(&Source::Folder(folder.into())).expect("the embedded checkpoint is valid");
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/untrained");
+        let checkpoint = Checkpoint::open(&Source::Folder(folder.into())).expect("the fixture is valid");
         let ctx = Context::new(Device::Cpu, None).expect("threads");
         let options = Options { kv_cache_dtype: DType::F32, max_model_len: None, mtp: false };
         let model = DeepseekV3::load(ctx, &checkpoint, options).expect("it loads");
@@ -47,7 +47,7 @@ fn server() -> &'static Server {
         let state = AppState::loading(ServerConfig::default(), install_metrics().expect("no recorder yet"));
         let eos_token_ids = prompt.eos_token_ids().to_vec();
         state.publish(Served {
-            model_name: "embedded".to_owned(),
+            model_name: "untrained".to_owned(),
             engine,
             prompt: Some(prompt.clone()),
             eos_token_ids,
@@ -75,7 +75,7 @@ fn biases(prompt: &Prompt, in_calls: bool) -> Value {
         };
         biases.insert(id.to_string(), json!(bias));
     }
-    // The embedded model keeps control tokens away from text. They can come only where the grammar has them.
+    // The untrained model keeps control tokens away from text. They can come only where the grammar has them.
     let mut control = |token: &str, bias: f64| {
         biases.insert(tokenizer.id_of(token).expect("a control token").to_string(), json!(bias));
     };
@@ -249,7 +249,7 @@ async fn other_forms_are_kept_too() {
     for seed in 0..4 {
         let check = async |constraint: Value, is_right: &dyn Fn(&str) -> bool| {
             let mut body =
-                json!({"model": "embedded", "prompt": "Say", "seed": seed, "max_tokens": 100, "temperature": 1});
+                json!({"model": "untrained", "prompt": "Say", "seed": seed, "max_tokens": 100, "temperature": 1});
             body.as_object_mut().unwrap().extend(constraint.as_object().unwrap().clone());
             let (status, text) = post("/v1/completions", &body).await;
             let answer: Value = serde_json::from_str(&text).expect("JSON");

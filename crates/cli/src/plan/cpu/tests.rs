@@ -8,11 +8,12 @@ use crate::args::Args;
 
 const GIB: u64 = 1 << 30;
 
-fn embedded() -> DeepseekV3Config {
-    let config = Config::from_json(include_bytes!("../../../../../models/embedded/config.json"));
-    match config.expect("the embedded model's") {
+/// Three layers and an MTP module of 2 heads.
+fn small() -> DeepseekV3Config {
+    let config = Config::from_json(include_bytes!("../../../../../tests/fixtures/untrained/config.json"));
+    match config.expect("the fixture's") {
         Config::DeepseekV3(config) => config,
-        Config::Qwen3(_) => panic!("the embedded model is of V3.2"),
+        Config::Qwen3(_) => panic!("the fixture is of V3.2"),
     }
 }
 
@@ -35,7 +36,7 @@ fn demand(config: &DeepseekV3Config) -> CpuDemand<'_> {
 
 #[test]
 fn the_cache_takes_what_is_needed_up_to_a_share_of_the_memory() {
-    let config = embedded();
+    let config = small();
     let block = 64 * 3 * 4 * (512 + 64 + 128);
     let check = |demand: CpuDemand<'_>, expected: u64| {
         let plan = CpuPlan::new(&demand);
@@ -74,7 +75,7 @@ fn the_cache_takes_what_is_needed_up_to_a_share_of_the_memory() {
 
 #[test]
 fn what_does_not_fit_is_advised_about() {
-    let config = embedded();
+    let config = small();
     let check = |demand: CpuDemand<'_>, expected: &str| {
         let plan = CpuPlan::new(&demand);
         assert!(!plan.budget.fits(), "{demand:?}");
@@ -97,7 +98,7 @@ fn what_does_not_fit_is_advised_about() {
 
 #[test]
 fn the_suggested_options_are_those_of_serve() {
-    let config = embedded();
+    let config = small();
     let check = |demand: CpuDemand<'_>, fits: bool, expected: &str| {
         let plan = CpuPlan::new(&demand).into_plan("model".to_owned(), 2, KvFormat::F32);
         assert_eq!(plan.suggestion.fits, fits, "{plan}");

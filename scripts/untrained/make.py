@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Makes the checkpoint in models/embedded: DeepSeek V3.2's architecture in its published layout, small and untrained.
+"""Makes the checkpoint in tests/fixtures/untrained: DeepSeek V3.2's architecture in its published layout, small and untrained.
 
 The result depends on this file and corpus.txt alone, byte for byte. The weights are random, with one exception that
 makes the output readable: all embeddings share one direction, and lm_head uses it to favour the end of the text a
 little and to disfavour control tokens and single bytes. Nothing has been learned from anything.
 
-    make.py           writes models/embedded
-    make.py --check   makes it in memory and fails if models/embedded differs
+    make.py           writes tests/fixtures/untrained
+    make.py --check   makes it in memory and fails if tests/fixtures/untrained differs
 
 Needs numpy, ml_dtypes, safetensors and tokenizers (requirements.txt beside this file).
 """
@@ -23,7 +23,7 @@ import safetensors.numpy
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 HERE = Path(__file__).resolve().parent
-FOLDER = HERE.parent.parent / "models" / "embedded"
+FOLDER = HERE.parent.parent / "tests" / "fixtures" / "untrained"
 SEED = 20251201
 FP8_BLOCK = 128
 FP8_MAX = 448.0
@@ -337,7 +337,7 @@ def make_files():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="compare with models/embedded instead of writing it")
+    parser.add_argument("--check", action="store_true", help="compare with tests/fixtures/untrained instead of writing it")
     check = parser.parse_args().check
     differing = []
     for name, content in make_files().items():
@@ -347,7 +347,7 @@ def main():
         elif not path.exists() or path.read_bytes() != content:
             differing.append(name)
     if differing:
-        sys.exit(f"models/embedded differs from what scripts/embedded/make.py makes: {', '.join(differing)}")
+        sys.exit(f"tests/fixtures/untrained differs from what scripts/untrained/make.py makes: {', '.join(differing)}")
 
 
 if __name__ == "__main__":
