@@ -503,7 +503,16 @@ mod tests {
         }
         assert_eq!(
             ops,
-            ["rms_norm", "act_quant", "rope_cache_write", "top_k", "sample", "indexer_quant", "top_k_merge"]
+            [
+                "rms_norm",
+                "act_quant",
+                "rope_cache_write",
+                "top_k",
+                "sample",
+                "indexer_quant",
+                "indexer_logits",
+                "top_k_merge"
+            ]
         );
     }
 }

@@ -24,13 +24,6 @@ pub(crate) struct Key {
     pub(crate) scale: f32,
 }
 
-impl Key {
-    /// The vector.
-    pub(crate) fn values(&self) -> Vec<f64> {
-        self.codes.iter().map(|&code| f64::from(e4m3_to_f32(code) * self.scale)).collect()
-    }
-}
-
 /// A step: its queries, and its sequences over a paged cache. Blocks are shuffled; keys past a sequence and blocks of no
 /// sequence are NaN; entries of the block table past a sequence are -1. Behind its tokens and its sequences are some of
 /// padding.

@@ -27,7 +27,7 @@ pub(crate) fn rotate_and_mix(x: &[f32], position: u32, inv_freq: &[f32]) -> Vec<
     let rotated = rotate(rotary, position, inv_freq, RopeLayout::HalfSplit).into_iter().map(to_bf16);
     let z: Vec<f64> = rotated.chain(rest.iter().copied()).map(f64::from).collect();
     let mixed = |i: usize| -> f64 {
-        let sign = |j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+        let sign = |j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
         z.iter().enumerate().map(|(j, z)| sign(j) * z).sum()
     };
     // The product in f32, as the kernel has it: it is the same if the sum is exact in f32.
