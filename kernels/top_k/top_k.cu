@@ -8,6 +8,11 @@
 // block; with fewer rows than multiprocessors it is the block's own bandwidth that counts. Scores in few binades meet in
 // few bins of the first histogram, whose atomics then queue.
 //
+// `top_k_merge` takes rows that are too long to be there at once, one stretch of positions after another: a row begins with
+// the scores chosen so far, in ascending order of their positions, which `out` holds, and the scores of the next stretch
+// follow. What is chosen of both is moved to the beginnings of the row and of `out`. No score that is among the k best of
+// all is ever dropped, and equal scores stay in the order of their positions.
+//
 // Grid: one block per row.
 //
 // archs: 80+
@@ -87,22 +92,28 @@ __device__ void select_digit(const float* row, uint32_t length, uint32_t shift, 
     __syncthreads();
 }
 
-// Writes the positions of the keys above `threshold` and of the first `num_equal` that equal it.
-__device__ void write_chosen(const float* row, uint32_t length, uint32_t threshold, uint32_t num_equal, int32_t* out,
-                             Shared& shared) {
+// Hands over, in order, the scores whose keys are above `threshold` and the first `num_equal` that equal it:
+// `write(place, position_of(index), score)`, with a place that is never above the index. No thread writes what belongs to a
+// tile before every thread has read that tile, so that chosen scores may overwrite the row's beginning.
+template <typename PositionOf, typename Write>
+__device__ void write_chosen(const float* row, uint32_t length, uint32_t threshold, uint32_t num_equal,
+                             PositionOf position_of, Write write, Shared& shared) {
     uint32_t above_before = 0;
     uint32_t equal_before = 0;
     for (uint32_t tile = 0; tile * kTile < length; ++tile) {
         const uint32_t first = tile * kTile + threadIdx.x * kScores;
         // NaN fills the end of the last tile: below the threshold, or equal to it behind every position of the row that
         // could be, of which there are enough.
-        const float4 scores = load_scores(row, first, length, kNan);
-        const uint32_t keys[kScores] = {sort_key(scores.x), sort_key(scores.y), sort_key(scores.z),
-                                        sort_key(scores.w)};
+        const float4 vector = load_scores(row, first, length, kNan);
+        const float scores[kScores] = {vector.x, vector.y, vector.z, vector.w};
+        int32_t positions[kScores];
+        uint32_t keys[kScores];
         // Both counts in one number: those above in the upper half, those equal in the lower.
         uint32_t counts = 0;
 #pragma unroll
         for (uint32_t i = 0; i < kScores; ++i) {
+            positions[i] = position_of(first + i);
+            keys[i] = sort_key(scores[i]);
             counts += static_cast<uint32_t>(keys[i] > threshold) << 16 | static_cast<uint32_t>(keys[i] == threshold);
         }
         uint32_t total;
@@ -115,13 +126,30 @@ __device__ void write_chosen(const float* row, uint32_t length, uint32_t thresho
             const bool is_above = keys[i] > threshold;
             const bool is_equal = keys[i] == threshold;
             if (is_above || (is_equal && equal < num_equal)) {
-                out[num_above + min(equal, num_equal)] = static_cast<int32_t>(first + i);
+                write(num_above + min(equal, num_equal), positions[i], scores[i]);
             }
             num_above += is_above;
             equal += is_equal;
         }
         above_before += total >> 16;
         equal_before += total & 0xffffu;
+    }
+}
+
+// The key of the k-th best score, and how many of those equal to it are among the k best.
+__device__ uint32_t find_threshold(const float* row, uint32_t length, uint32_t k, uint32_t& num_equal, Shared& shared) {
+    uint32_t threshold = 0;
+    num_equal = k;
+    select_digit(row, length, 21, 11, threshold, num_equal, shared);
+    select_digit(row, length, 10, 11, threshold, num_equal, shared);
+    select_digit(row, length, 0, 10, threshold, num_equal, shared);
+    return threshold;
+}
+
+// The choice of a row that has no more than k positions.
+__device__ void choose_all(uint32_t length, uint32_t k, int32_t* out) {
+    for (uint32_t i = threadIdx.x; i < k; i += kThreads) {
+        out[i] = i < length ? static_cast<int32_t>(i) : -1;
     }
 }
 
@@ -133,16 +161,52 @@ extern "C" __global__ void __launch_bounds__(kThreads) top_k(const __grid_consta
     const uint32_t length = max(p.lengths[row_index], 0);
     int32_t* out = p.out + row_index * p.k;
     if (length <= p.k) {
-        for (uint32_t i = threadIdx.x; i < p.k; i += kThreads) {
-            out[i] = i < length ? static_cast<int32_t>(i) : -1;
-        }
+        choose_all(length, p.k, out);
         return;
     }
     const float* row = p.scores + row_index * p.row_stride;
-    uint32_t threshold = 0;
-    uint32_t num_wanted = p.k;
-    select_digit(row, length, 21, 11, threshold, num_wanted, shared);
-    select_digit(row, length, 10, 11, threshold, num_wanted, shared);
-    select_digit(row, length, 0, 10, threshold, num_wanted, shared);
-    write_chosen(row, length, threshold, num_wanted, out, shared);
+    uint32_t num_equal;
+    const uint32_t threshold = find_threshold(row, length, p.k, num_equal, shared);
+    const auto position_of = [](uint32_t index) { return static_cast<int32_t>(index); };
+    const auto write = [&](uint32_t place, int32_t position, float) { out[place] = position; };
+    write_chosen(row, length, threshold, num_equal, position_of, write, shared);
+}
+
+extern "C" __global__ void __launch_bounds__(kThreads) top_k_merge(const __grid_constant__ TopKMergeParams p) {
+    __shared__ Shared shared;
+    const int64_t token = p.first_row + blockIdx.x;
+    if (token >= *p.num_tokens) {
+        return;
+    }
+    int32_t* out = p.out + token * p.k;
+    const uint32_t num_visible = static_cast<uint32_t>(p.positions[token]) + 1;
+    if (num_visible <= p.k) {
+        if (p.first_position == 0) {
+            choose_all(num_visible, p.k, out);
+        }
+        return;
+    }
+    if (num_visible <= p.first_position) {
+        return;
+    }
+    const uint32_t num_carried = min(p.k, p.first_position);
+    const uint32_t length = num_carried + min(num_visible - p.first_position, p.num_positions);
+    if (length <= p.k) {
+        // All are still among the best, and their scores are where they belong.
+        for (uint32_t i = num_carried + threadIdx.x; i < length; i += kThreads) {
+            out[i] = static_cast<int32_t>(i);
+        }
+        return;
+    }
+    float* row = p.scores + blockIdx.x * p.row_stride;
+    uint32_t num_equal;
+    const uint32_t threshold = find_threshold(row, length, p.k, num_equal, shared);
+    const auto position_of = [&](uint32_t index) {
+        return index < num_carried ? out[index] : static_cast<int32_t>(p.first_position + index - num_carried);
+    };
+    const auto write = [&](uint32_t place, int32_t position, float score) {
+        out[place] = position;
+        row[place] = score;
+    };
+    write_chosen(row, length, threshold, num_equal, position_of, write, shared);
 }

@@ -1,8 +1,8 @@
 //! The same PTX on a GPU and on the emulator.
 //!
 //! Equal to the bit is what the PTX ISA promises: copies, integers, conversions, and f32 sums, products, fused products, quotients
-//! and roots, which it rounds as IEEE 754 does. So `rms_norm`, `act_quant`, `top_k` and the cache's latent elements are compared by
-//! their bytes. Compared within a tolerance are tensor cores, whose order of additions is not defined, `ex2.approx` and
+//! and roots, which it rounds as IEEE 754 does. So `rms_norm`, `act_quant`, `top_k`, `indexer_quant` and the cache's latent elements are
+//! compared by their bytes. Compared within a tolerance are tensor cores, whose order of additions is not defined, `ex2.approx` and
 //! `lg2.approx` in `sample`, and rotated elements, whose products ptxas may fuse with a sum.
 
 use cachalot_tensor::{DType, F8E4M3};
@@ -10,14 +10,16 @@ use cachalot_testkit::{Random, Tolerance, assert_close};
 use half::bf16;
 
 use crate::act_quant::Quantised;
+use crate::indexer_logits::reference::IndexerCase;
 use crate::rms_norm::cuda::{RmsNorm, RmsNormKernels, rms_norm};
 use crate::rope::yarn_inv_freq;
 use crate::rope_cache_write::FP8_RECORD_BYTES;
 use crate::test_gpu::{TestGpu, bf16s, f32s};
 use crate::{
-    ActQuant, ActQuantKernel, Bf16Gemm, Bf16GemmKernels, Fp8Gemm, Fp8GemmKernels, KeyPlace, RopeCacheWrite,
-    RopeCacheWriteKernels, RopeLayout, Sample, SampleKernel, ScaleFormat, TopK, TopKKernel, act_quant, bf16_gemm,
-    fp8_gemm, rope_cache_write, sample, top_k,
+    ActQuant, ActQuantKernel, Bf16Gemm, Bf16GemmKernels, Fp8Gemm, Fp8GemmKernels, IndexerLogits, IndexerLogitsKernel,
+    IndexerQuant, IndexerQuantKernel, KeyPlace, RopeCacheWrite, RopeCacheWriteKernels, RopeLayout, Sample,
+    SampleKernel, ScaleFormat, TopK, TopKKernel, TopKMerge, TopKMergeKernel, act_quant, bf16_gemm, fp8_gemm,
+    indexer_logits, indexer_quant, rope_cache_write, sample, top_k, top_k_merge,
 };
 
 /// What a kernel wrote.
@@ -40,7 +42,7 @@ impl Output {
 /// A kernel with inputs that are the same on every device.
 type Case = (&'static str, fn(&TestGpu) -> Output);
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 9] = [
     ("rms_norm", normed),
     ("act_quant", quantised),
     ("top_k", chosen),
@@ -48,6 +50,8 @@ const CASES: [Case; 7] = [
     ("fp8_gemm", multiplied_fp8),
     ("bf16_gemm", multiplied_bf16),
     ("sample", drawn),
+    ("indexer_quant", quantised_for_indexer),
+    ("indexer", chosen_by_indexer),
 ];
 
 /// One rounding to bf16.
@@ -232,4 +236,84 @@ fn drawn(device: &TestGpu) -> Output {
     };
     sample(&device.stream, &kernel, args).expect("valid arguments");
     Output { exact: [bytes_of(device, &tokens), bytes_of(device, &maxima)].concat(), close: device.read(&logprobs) }
+}
+
+/// At position 0 nothing is rotated, and everything is exact.
+fn quantised_for_indexer(device: &TestGpu) -> Output {
+    let kernel = IndexerQuantKernel::new(&device.gpu).expect("the kernel");
+    let mut bytes = Vec::new();
+    for scale_format in FORMATS {
+        let mut random = Random::new(9);
+        let q = device.filled([2, 20, 128], &bf16s(&random.gaussian(2 * 20 * 128)));
+        let key = device.filled([2, 128], &bf16s(&random.gaussian(2 * 128)));
+        let (weight, bias) = (device.filled([128], &random.gaussian(128)), device.filled([128], &random.gaussian(128)));
+        let weights = device.filled([2, 20], &random.gaussian(2 * 20));
+        let (positions, slots) = (device.filled([2], &[0, 0]), device.filled([2], &[0, 70]));
+        let inv_freq = device.filled([32], &yarn_inv_freq(64, 10_000.0, None));
+        let mut q_codes = device.unwritten(DType::F8E4M3, [2, 20, 128]);
+        let mut q_weights = device.unwritten(DType::F32, [2, 20]);
+        let mut cache = device.filled([2, 64, 132], &[0u8; 2 * 64 * 132]);
+        let args = IndexerQuant {
+            q: q.view(),
+            key: key.view(),
+            norm_weight: weight.view(),
+            norm_bias: bias.view(),
+            eps: 1e-6,
+            weights: weights.view(),
+            weight_scale: 0.01,
+            positions: positions.view(),
+            slot_mapping: slots.view(),
+            inv_freq: inv_freq.view(),
+            attention_factor: 1.0,
+            scale_format,
+            q_codes: q_codes.view_mut(),
+            q_weights: q_weights.view_mut(),
+            cache: cache.view_mut(),
+        };
+        indexer_quant(&device.stream, &kernel, args).expect("valid arguments");
+        bytes.extend([&q_codes, &q_weights, &cache].into_iter().flat_map(|buffer| bytes_of(device, buffer)));
+    }
+    Output::exact(bytes)
+}
+
+/// The logits are close; the positions chosen from the same scores a stretch at a time are exact.
+fn chosen_by_indexer(device: &TestGpu) -> Output {
+    let (logits_kernel, merge_kernel) =
+        (IndexerLogitsKernel::new(&device.gpu).expect("logits"), TopKMergeKernel::new(&device.gpu).expect("top_k"));
+    let mut random = Random::new(10);
+    let case = IndexerCase::new(&mut random, 64, &[(300, 40), (130, 2)]);
+    let on = case.on(device);
+    let mut logits = device.filled([case.num_tokens, 300], &vec![0.0f32; case.num_tokens * 300]);
+    let args = IndexerLogits {
+        q_codes: on.q_codes.view(),
+        q_weights: on.q_weights.view(),
+        cache: on.cache.view(),
+        query_start_loc: on.query_start_loc.view(),
+        seq_lens: on.seq_lens.view(),
+        block_table: on.block_table.view(),
+        first_row: 0,
+        first_position: 0,
+        min_visible: 0,
+        logits: logits.view_mut(),
+    };
+    indexer_logits(&device.stream, &logits_kernel, args).expect("valid arguments");
+
+    let (positions, num_tokens) = (device.filled([2], &[8191, 2048]), device.filled([1], &[2]));
+    let mut out = device.unwritten(DType::I32, [2, 2048]);
+    let mut exact = Vec::new();
+    for first_position in [0, 4096] {
+        let scores: Vec<f32> = (0..2 * 6144).map(|_| f32::from_bits(random.bits() as u32)).collect();
+        let mut scores = device.filled([2, 6144], &scores);
+        let args = TopKMerge {
+            scores: scores.view_mut().columns(0..4096 + 2048.min(first_position)),
+            first_row: 0,
+            first_position,
+            positions: positions.view(),
+            num_tokens: num_tokens.view(),
+            out: out.view_mut(),
+        };
+        top_k_merge(&device.stream, &merge_kernel, args).expect("valid arguments");
+        exact.extend([&out, &scores].into_iter().flat_map(|buffer| bytes_of(device, buffer)));
+    }
+    Output { exact, close: device.read(&logits) }
 }

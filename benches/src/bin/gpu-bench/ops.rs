@@ -3,13 +3,15 @@
 use anyhow::Result;
 use cachalot_ops::act_quant::{Quantised, SCALE_GROUP};
 use cachalot_ops::fp8_gemm::SCALE_BLOCK;
+use cachalot_ops::indexer_quant::{INDEX_BLOCK_SIZE, INDEX_HEAD_DIM, INDEX_KEY_BYTES};
 use cachalot_ops::rms_norm::cuda::{RmsNorm, RmsNormKernels, rms_norm};
 use cachalot_ops::rope::yarn_inv_freq;
 use cachalot_ops::rope_cache_write::FP8_RECORD_BYTES;
 use cachalot_ops::{
-    ActQuant, ActQuantKernel, Bf16Gemm, Bf16GemmKernels, Fp8Gemm, Fp8GemmKernels, KeyPlace, RopeCacheWrite,
-    RopeCacheWriteKernels, RopeLayout, Sample, SampleKernel, ScaleFormat, TopK, TopKKernel, act_quant, bf16_gemm,
-    fp8_gemm, rope_cache_write, sample, top_k,
+    ActQuant, ActQuantKernel, Bf16Gemm, Bf16GemmKernels, Fp8Gemm, Fp8GemmKernels, IndexerLogits, IndexerLogitsKernel,
+    IndexerQuant, IndexerQuantKernel, KeyPlace, RopeCacheWrite, RopeCacheWriteKernels, RopeLayout, Sample,
+    SampleKernel, ScaleFormat, TopK, TopKKernel, TopKMerge, TopKMergeKernel, act_quant, bf16_gemm, fp8_gemm,
+    indexer_logits, indexer_quant, rope_cache_write, sample, top_k, top_k_merge,
 };
 use cachalot_tensor::{DType, F8E4M3};
 use cachalot_testkit::Random;
@@ -24,6 +26,7 @@ const HEAD_DIM: usize = 192;
 const LATENT_DIM: usize = 512;
 const ROTARY_DIM: usize = 64;
 const TOP_K: usize = 2048;
+const INDEX_NUM_HEADS: usize = 64;
 const VOCAB_SIZE: usize = 129_280;
 
 /// All of them.
@@ -50,6 +53,18 @@ pub(crate) fn cases() -> Vec<Case> {
     for num_rows in [1, 8, 64] {
         cases.extend([8192, 65_536, 131_072].map(|length| top_k_case(num_rows, length)));
         cases.push(sample_case(num_rows));
+    }
+    for num_tokens in [1, 64, 4096] {
+        cases.push(indexer_quant_case(num_tokens));
+    }
+    // Decoding, and a chunk of a prompt.
+    for (num_seqs, query_len, seq_len) in
+        [(1, 1, 4096), (1, 1, 131_072), (8, 1, 65_536), (64, 1, 8192), (64, 2, 8192), (1, 512, 32_768)]
+    {
+        cases.push(indexer_logits_case(num_seqs, query_len, seq_len));
+    }
+    for num_rows in [1, 64, 512] {
+        cases.push(top_k_merge_case(num_rows, 8192));
     }
     cases
 }
@@ -305,6 +320,154 @@ fn sample_case(num_seqs: usize) -> Case {
     }
 }
 
+/// Queries and weights in and quantised out, the key in and its place in the cache out, position and slot.
+fn indexer_quant_work(num_tokens: usize) -> Work {
+    let per_token = INDEX_NUM_HEADS * (3 * INDEX_HEAD_DIM + 8) + 2 * INDEX_HEAD_DIM + INDEX_KEY_BYTES + 8;
+    // Seven steps of the Hadamard transform, and the quantisation.
+    Work { bytes: num_tokens * per_token, flops: 9 * num_tokens * (INDEX_NUM_HEADS + 1) * INDEX_HEAD_DIM }
+}
+
+fn indexer_quant_case(num_tokens: usize) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernel = IndexerQuantKernel::new(data.gpu)?;
+        let order: Vec<i32> = (0..num_tokens as i32).collect();
+        let (positions, slots) = (data.filled([num_tokens], &order)?, data.filled([num_tokens], &order)?);
+        let inv_freq = data.filled([ROTARY_DIM / 2], &yarn_inv_freq(ROTARY_DIM, 10_000.0, None))?;
+        let norm = data.filled([INDEX_HEAD_DIM], &[1.0f32])?;
+        let q_shape = [num_tokens, INDEX_NUM_HEADS, INDEX_HEAD_DIM];
+        let mut sets = copies(num_copies, || {
+            let (q, key) = (data.bf16(q_shape)?, data.bf16([num_tokens, INDEX_HEAD_DIM])?);
+            let weights = data.f32([num_tokens, INDEX_NUM_HEADS])?;
+            let q_codes = data.gpu.alloc(DType::F8E4M3, q_shape)?;
+            let q_weights = data.gpu.alloc(DType::F32, [num_tokens, INDEX_NUM_HEADS])?;
+            let num_blocks = num_tokens.div_ceil(INDEX_BLOCK_SIZE);
+            let cache = data.gpu.alloc(DType::U8, [num_blocks, INDEX_BLOCK_SIZE, INDEX_KEY_BYTES])?;
+            Ok((q, key, weights, q_codes, q_weights, cache))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let (q, key, weights, q_codes, q_weights, cache) = &mut sets[copy];
+            let args = IndexerQuant {
+                q: q.view(),
+                key: key.view(),
+                norm_weight: norm.view(),
+                norm_bias: norm.view(),
+                eps: 1e-6,
+                weights: weights.view(),
+                weight_scale: 0.011,
+                positions: positions.view(),
+                slot_mapping: slots.view(),
+                inv_freq: inv_freq.view(),
+                attention_factor: 1.0,
+                scale_format: ScaleFormat::Ue8m0,
+                q_codes: q_codes.view_mut(),
+                q_weights: q_weights.view_mut(),
+                cache: cache.view_mut(),
+            };
+            Ok(indexer_quant(stream, &kernel, args)?)
+        }))
+    };
+    Case {
+        op: "indexer_quant",
+        shape: format!("{num_tokens} tokens, {INDEX_NUM_HEADS} heads"),
+        variant: "UE8M0".to_owned(),
+        work: indexer_quant_work(num_tokens),
+        tensor_cores: None,
+        prepare: Box::new(prepare),
+    }
+}
+
+/// The keys of each sequence once, the queries, and a score for each query and position.
+fn indexer_logits_work(num_seqs: usize, query_len: usize, seq_len: usize) -> Work {
+    let num_rows = num_seqs * query_len;
+    let queries = num_rows * INDEX_NUM_HEADS * (INDEX_HEAD_DIM + 4);
+    Work {
+        bytes: num_seqs * seq_len * INDEX_KEY_BYTES + queries + 4 * num_rows * seq_len,
+        flops: 2 * num_rows * seq_len * INDEX_NUM_HEADS * INDEX_HEAD_DIM,
+    }
+}
+
+fn indexer_logits_case(num_seqs: usize, query_len: usize, seq_len: usize) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernel = IndexerLogitsKernel::new(data.gpu)?;
+        let (num_rows, blocks_per_seq) = (num_seqs * query_len, seq_len / INDEX_BLOCK_SIZE);
+        let starts: Vec<i32> = (0..=num_seqs).map(|seq| (seq * query_len) as i32).collect();
+        let table: Vec<i32> = (0..(num_seqs * blocks_per_seq) as i32).collect();
+        let (starts, lens) = (data.filled([num_seqs + 1], &starts)?, data.filled([num_seqs], &[seq_len as i32])?);
+        let table = data.filled([num_seqs, blocks_per_seq], &table)?;
+        let mut random = Random::new(4);
+        // Below 2 as codes and small as scales: nothing is NaN.
+        let codes: Vec<u8> = (0..1 << 18).map(|_| random.bits() as u8 & 0xbf).collect();
+        let q: Vec<F8E4M3> = codes.iter().map(|&code| F8E4M3(code)).collect();
+        let mut sets = copies(num_copies, || {
+            let q_codes = data.filled([num_rows, INDEX_NUM_HEADS, INDEX_HEAD_DIM], &q)?;
+            let q_weights = data.f32([num_rows, INDEX_NUM_HEADS])?;
+            let cache = data.filled([num_seqs * blocks_per_seq, INDEX_BLOCK_SIZE, INDEX_KEY_BYTES], &codes)?;
+            Ok((q_codes, q_weights, cache, data.gpu.alloc(DType::F32, [num_rows, seq_len])?))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let (q_codes, q_weights, cache, logits) = &mut sets[copy];
+            let args = IndexerLogits {
+                q_codes: q_codes.view(),
+                q_weights: q_weights.view(),
+                cache: cache.view(),
+                query_start_loc: starts.view(),
+                seq_lens: lens.view(),
+                block_table: table.view(),
+                first_row: 0,
+                first_position: 0,
+                min_visible: TOP_K + 1,
+                logits: logits.view_mut(),
+            };
+            Ok(indexer_logits(stream, &kernel, args)?)
+        }))
+    };
+    Case {
+        op: "indexer_logits",
+        shape: format!("{num_seqs}x{query_len} rows, {seq_len} positions"),
+        variant: format!("{INDEX_NUM_HEADS} heads"),
+        work: indexer_logits_work(num_seqs, query_len, seq_len),
+        tensor_cores: Some(TensorCores::Fp8),
+        prepare: Box::new(prepare),
+    }
+}
+
+/// Carried and new scores in; the chosen scores and positions out.
+fn top_k_merge_work(num_rows: usize, stretch: usize) -> Work {
+    Work { bytes: 4 * num_rows * (TOP_K + stretch + 2 * TOP_K), flops: 0 }
+}
+
+fn top_k_merge_case(num_rows: usize, stretch: usize) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernel = TopKMergeKernel::new(data.gpu)?;
+        let positions = data.filled([num_rows], &[2 * stretch as i32 - 1])?;
+        let num_tokens = data.filled([1], &[num_rows as i32])?;
+        let mut sets = copies(num_copies, || {
+            let out = data.filled([num_rows, TOP_K], &[0i32])?;
+            Ok((data.f32([num_rows, TOP_K + stretch])?, out))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let (scores, out) = &mut sets[copy];
+            let args = TopKMerge {
+                scores: scores.view_mut(),
+                first_row: 0,
+                first_position: stretch,
+                positions: positions.view(),
+                num_tokens: num_tokens.view(),
+                out: out.view_mut(),
+            };
+            Ok(top_k_merge(stream, &kernel, args)?)
+        }))
+    };
+    Case {
+        op: "top_k_merge",
+        shape: format!("{num_rows}x{stretch}"),
+        variant: format!("k {TOP_K}"),
+        work: top_k_merge_work(num_rows, stretch),
+        tensor_cores: None,
+        prepare: Box::new(prepare),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use cachalot_cuda::Gpu;
@@ -321,6 +484,8 @@ mod tests {
         assert_eq!(fp8_gemm_work([1, 128, 256]), Work { bytes: 256 + 128 * 256 + 256 + 4 * 4, flops: 65_536 });
         assert_eq!(bf16_gemm_work([2, 8, 16]), Work { bytes: 2 * (32 + 128 + 16), flops: 512 });
         assert_eq!(top_k_work(1, 8192).bytes, 4 * (8192 + 2048 + 1));
+        assert_eq!(more(indexer_quant_work), 64 * 392 + 256 + 132 + 8);
+        assert_eq!(indexer_logits_work(1, 1, 131_072).bytes - 4 * 131_072 - 64 * 132, 17_301_504);
         assert_eq!(sample_work(8).bytes, 8 * (4 * 129_280 + 24));
     }
 
@@ -336,6 +501,18 @@ mod tests {
                 launch(&stream, 1).expect("valid arguments");
             }
         }
-        assert_eq!(ops, ["rms_norm", "act_quant", "rope_cache_write", "top_k", "sample"]);
+        assert_eq!(
+            ops,
+            [
+                "rms_norm",
+                "act_quant",
+                "rope_cache_write",
+                "top_k",
+                "sample",
+                "indexer_quant",
+                "indexer_logits",
+                "top_k_merge"
+            ]
+        );
     }
 }

@@ -4,10 +4,14 @@
 //! positions gets them all, without a score being computed, which is why V3.2 equals dense MLA on short sequences.
 //!
 //! Published implementations rotate `q` and `k` by a Hadamard matrix and then quantise both to FP8. The rotation is
-//! orthogonal and cancels exactly in `q·k`; it only lowers the error of that quantisation. Here neither happens: scores are
-//! f32 from the keys as cached, so selections differ from an FP8 indexer's only where scores lie within its noise.
+//! orthogonal and cancels exactly in `q·k`; it only lowers the error of that quantisation. On the Cpu neither happens: scores are
+//! f32 from the keys as cached, so selections differ from an FP8 indexer's only where scores lie within its noise. GPUs do both,
+//! in [`indexer_quant`](crate::indexer_quant()), and choose in [`cuda`].
 
 pub(crate) mod cpu;
+pub mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -3,7 +3,7 @@
 
 mod cuda;
 #[cfg(all(test, feature = "cuda"))]
-mod reference;
+pub(crate) mod reference;
 #[cfg(all(test, feature = "cuda"))]
 mod tests;
 

@@ -71,6 +71,94 @@ fn nothing_to_do() {
     check(&device, &[vec![]], 3);
 }
 
+/// Chooses from rows a stretch at a time; what the rows do not see would win if it were read.
+fn check_merge(device: &TestGpu, rows: &[Vec<f32>], k: usize, stretch: usize, rows_at_once: usize) {
+    let kernel = TopKMergeKernel::new(&device.gpu).expect("the kernel");
+    let num_padding = 1;
+    let num_tokens = rows.len() + num_padding;
+    let mut positions: Vec<i32> = rows.iter().map(|row| row.len() as i32 - 1).collect();
+    positions.resize(num_tokens, i32::MAX);
+    let positions = device.filled([num_tokens], &positions);
+    let num_real = device.filled([1], &[rows.len() as i32]);
+    let mut out = device.filled([num_tokens, k], &vec![-9; num_tokens * k]);
+    let longest = rows.iter().map(Vec::len).max().expect("a row");
+    for first_row in (0..num_tokens).step_by(rows_at_once) {
+        let num_rows = rows_at_once.min(num_tokens - first_row);
+        let row_len = (k + stretch).next_multiple_of(4);
+        let mut scores = vec![f32::INFINITY; num_rows * row_len];
+        for first_position in (0..longest).step_by(stretch) {
+            let num_carried = k.min(first_position);
+            for (row, scores) in scores.chunks_mut(row_len).enumerate() {
+                scores[num_carried..].fill(f32::INFINITY);
+                let unseen = rows.get(first_row + row).and_then(|row| row.get(first_position..)).unwrap_or(&[]);
+                let new = &unseen[..stretch.min(unseen.len())];
+                scores[num_carried..][..new.len()].copy_from_slice(new);
+            }
+            let mut on_device = device.filled([num_rows, row_len], &scores);
+            let args = TopKMerge {
+                scores: on_device.view_mut().columns(0..num_carried + stretch),
+                first_row,
+                first_position,
+                positions: positions.view(),
+                num_tokens: num_real.view(),
+                out: out.view_mut(),
+            };
+            top_k_merge(&device.stream, &kernel, args).expect("valid arguments");
+            scores = device.read(&on_device);
+        }
+    }
+    let out = device.read::<i32>(&out);
+    for (row, out) in rows.iter().zip(out.chunks(k)) {
+        assert_eq!(out, reference::top_k(row, k), "{k} of {} by {stretch}", row.len());
+    }
+    assert!(out[rows.len() * k..].iter().all(|&position| position == -9), "a row of padding");
+}
+
+#[test]
+fn stretches_of_a_row_give_the_choice_of_the_row() {
+    let device = TestGpu::new();
+    for (seed, kind) in kinds().into_iter().enumerate() {
+        let mut random = Random::new(seed as u64);
+        let mut row = |len: usize| (0..len).map(|_| kind(&mut random)).collect::<Vec<f32>>();
+        let rows = [1, 63, 64, 65, 200, 256, 257, 600].map(&mut row);
+        for (k, stretch, rows_at_once) in [(64, 128, 3), (64, 64, 9), (1, 100, 9), (200, 64, 4), (64, 600, 9)] {
+            check_merge(&device, &rows, k, stretch, rows_at_once);
+        }
+    }
+    // More than one tile of carried and new scores.
+    let mut random = Random::new(20);
+    let rows = [9000, 7001].map(|len| (0..len).map(|_| random.gaussian(1)[0].round()).collect::<Vec<f32>>());
+    for (k, stretch) in [(2048, 3000), (5000, 1024)] {
+        check_merge(&device, &rows, k, stretch, 2);
+    }
+}
+
+#[test]
+fn refusals_of_a_merge_name_the_argument() {
+    let device = TestGpu::new();
+    let kernel = TopKMergeKernel::new(&device.gpu).expect("the kernel");
+    let positions = device.unwritten(DType::I32, [3]);
+    for (first_row, num_scores, num_tokens, message) in [
+        (2, 12, 1, "`first_row + num_rows[0]` is 4, must be below 4"),
+        (0, 4, 1, "`num_scores` of 4 is not supported; supported: room for the carried scores"),
+        (0, 12, 2, "`1` is 2 in `num_tokens`, 1 in `one number`"),
+    ] {
+        let mut scores = device.unwritten(DType::F32, [2, num_scores]);
+        let num_tokens = device.unwritten(DType::I32, [num_tokens]);
+        let mut out = device.unwritten(DType::I32, [3, 8]);
+        let args = TopKMerge {
+            scores: scores.view_mut(),
+            first_row,
+            first_position: 64,
+            positions: positions.view(),
+            num_tokens: num_tokens.view(),
+            out: out.view_mut(),
+        };
+        let error = top_k_merge(&device.stream, &kernel, args).expect_err(message);
+        assert_eq!(error.to_string(), format!("top_k_merge: {message}"));
+    }
+}
+
 #[test]
 fn refusals_name_the_argument() {
     let device = TestGpu::new();
