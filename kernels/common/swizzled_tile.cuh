@@ -52,3 +52,10 @@ __device__ __forceinline__ void tile_operand_b_steps(uint32_t (&b)[4], uint32_t 
   const uint32_t lane = threadIdx.x % 32;
   ldmatrix_x4(b, tile_chunk(tile, row + lane % 8, 4 * pair + lane / 8));
 }
+
+/// The B operands of two neighbouring `mma`s of 16-bit elements from a tile whose rows are rows of B: rows `row .. row + 16`,
+/// columns `8 * chunk .. + 16`; `b[0], b[1]` belong to the first eight columns, `b[2], b[3]` to the next.
+__device__ __forceinline__ void tile_operand_b_transposed(uint32_t (&b)[4], uint32_t tile, uint32_t row, uint32_t chunk) {
+  const uint32_t lane = threadIdx.x % 32;
+  ldmatrix_x4_transposed(b, tile_chunk(tile, row + lane % 16, chunk + lane / 16));
+}

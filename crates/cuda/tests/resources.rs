@@ -13,12 +13,17 @@ const MAX_REGISTERS: u32 = 128;
 const MORE_REGISTERS: &[(&str, u32)] = &[
     ("bf16_gemm_f32", 144),
     ("bf16_gemm_bf16", 144),
+    ("bf16_gemm_in_out_bf16", 144),
     ("fp8_gemm_large", 255),
     ("fp8_gemm_sm90_256", 168),
     ("fp8_gemm_sm90_128", 168),
     ("fp8_gemm_sm90_small_128", 160),
     ("fp8_gemm_small_64", 240),
     ("fp8_gemm_small_32", 160),
+    ("mla_absorbed_16", 192),
+    ("mla_absorbed_32", 255),
+    ("mla_absorbed_fp8_16", 192),
+    ("mla_absorbed_fp8_32", 255),
 ];
 
 #[test]

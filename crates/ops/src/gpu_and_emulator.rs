@@ -1,9 +1,9 @@
 //! The same PTX on a GPU and on the emulator.
 //!
 //! Equal to the bit is what the PTX ISA promises: copies, integers, conversions, and f32 sums, products, fused products, quotients
-//! and roots, which it rounds as IEEE 754 does. So `rms_norm`, `act_quant`, `top_k`, `indexer_quant` and the cache's latent elements are
-//! compared by their bytes. Compared within a tolerance are tensor cores, whose order of additions is not defined, `ex2.approx` and
-//! `lg2.approx` in `sample`, and rotated elements, whose products ptxas may fuse with a sum.
+//! and roots, which it rounds as IEEE 754 does. So `rms_norm`, `layer_norm`, `act_quant`, `top_k`, `indexer_quant` and the cache's
+//! latent elements are compared by their bytes. Compared within a tolerance are tensor cores, whose order of additions is not defined,
+//! `ex2.approx` and `lg2.approx` in `sample`, and rotated elements, whose products ptxas may fuse with a sum.
 
 use cachalot_tensor::{DType, F8E4M3};
 use cachalot_testkit::{Random, Tolerance, assert_close};
@@ -11,15 +11,18 @@ use half::bf16;
 
 use crate::act_quant::Quantised;
 use crate::indexer_logits::reference::IndexerCase;
+use crate::layer_norm::cuda::{LayerNorm, LayerNormKernels, layer_norm};
+use crate::mla::cuda::{MlaAbsorbed, MlaKernels, MlaPlan, PARTIAL_TAIL, PLAN_ROWS, mla_absorbed, mla_plan};
 use crate::rms_norm::cuda::{RmsNorm, RmsNormKernels, rms_norm};
 use crate::rope::yarn_inv_freq;
 use crate::rope_cache_write::FP8_RECORD_BYTES;
 use crate::test_gpu::{TestGpu, bf16s, f32s};
 use crate::{
-    ActQuant, ActQuantKernel, Bf16Gemm, Bf16GemmKernels, Fp8Gemm, Fp8GemmKernels, IndexerLogits, IndexerLogitsKernel,
-    IndexerQuant, IndexerQuantKernel, KeyPlace, RopeCacheWrite, RopeCacheWriteKernels, RopeLayout, Sample,
-    SampleKernel, ScaleFormat, TopK, TopKKernel, TopKMerge, TopKMergeKernel, act_quant, bf16_gemm, fp8_gemm,
-    indexer_logits, indexer_quant, rope_cache_write, sample, top_k, top_k_merge,
+    ActQuant, ActQuantKernel, Bf16BatchedGemm, Bf16Gemm, Bf16GemmKernels, Fp8Gemm, Fp8GemmKernels, IndexerLogits,
+    IndexerLogitsKernel, IndexerQuant, IndexerQuantKernel, KeyPlace, RopeCacheWrite, RopeCacheWriteKernels, RopeLayout,
+    Sample, SampleKernel, ScaleFormat, TopK, TopKKernel, TopKMerge, TopKMergeKernel, WeightOrder, act_quant,
+    bf16_batched_gemm, bf16_gemm, fp8_gemm, indexer_logits, indexer_quant, rope_cache_write, sample, top_k,
+    top_k_merge,
 };
 
 /// What a kernel wrote.
@@ -42,13 +45,16 @@ impl Output {
 /// A kernel with inputs that are the same on every device.
 type Case = (&'static str, fn(&TestGpu) -> Output);
 
-const CASES: [Case; 9] = [
+const CASES: [Case; 12] = [
     ("rms_norm", normed),
     ("act_quant", quantised),
     ("top_k", chosen),
     ("rope_cache_write", cached),
     ("fp8_gemm", multiplied_fp8),
     ("bf16_gemm", multiplied_bf16),
+    ("bf16_batched_gemm", multiplied_by_head),
+    ("mla_absorbed", attended),
+    ("layer_norm", centred),
     ("sample", drawn),
     ("indexer_quant", quantised_for_indexer),
     ("indexer", chosen_by_indexer),
@@ -216,6 +222,76 @@ fn multiplied_bf16(device: &TestGpu) -> Output {
     let args = Bf16Gemm { x: x.view(), weight: weight.view(), out: out.view_mut() };
     bf16_gemm(&device.stream, &kernels, args).expect("valid arguments");
     Output::close(device.read(&out))
+}
+
+fn multiplied_by_head(device: &TestGpu) -> Output {
+    let kernels = Bf16GemmKernels::new(&device.gpu).expect("the kernels");
+    let mut random = Random::new(9);
+    let x = device.filled([17, 3, 192], &bf16s(&random.values(17 * 3 * 192)));
+    let weight = device.filled([3, 128, 256], &bf16s(&random.values(3 * 128 * 256)));
+    let mut out = device.unwritten(DType::BF16, [17, 3, 256]);
+    let args =
+        Bf16BatchedGemm { x: x.view(), weight: weight.view(), weight_order: WeightOrder::InOut, out: out.view_mut() };
+    bf16_batched_gemm(&device.stream, &kernels, args).expect("valid arguments");
+    Output::close(f32s(&device.read(&out)))
+}
+
+/// A sequence of three splits, with 16 and with 32 rows to a tile.
+fn attended(device: &TestGpu) -> Output {
+    let kernels = MlaKernels::new(&device.gpu).expect("the kernels");
+    let mut random = Random::new(10);
+    let mut close = Vec::new();
+    for num_heads in [16, 128] {
+        let q_latent = device.filled([1, num_heads, 512], &bf16s(&random.values(num_heads * 512)));
+        let q = device.filled([1, num_heads, 64], &bf16s(&random.values(num_heads * 64)));
+        let cache = device.filled([20, 64, 576], &bf16s(&random.values(20 * 64 * 576)));
+        let block_table: Vec<i32> = random.permutation(20).into_iter().map(|block| block as i32).collect();
+        let block_table = device.filled([1, 20], &block_table);
+        let (query_start_loc, seq_lens) = (device.filled([2], &[0, 1]), device.filled([1], &[1200]));
+        let (query_start_loc, seq_lens) = (query_start_loc.view(), seq_lens.view());
+        let num_slots = 3 * num_heads;
+        let mut plan = device.unwritten(DType::I32, [PLAN_ROWS, 2]);
+        let plan_args = MlaPlan {
+            query_start_loc,
+            seq_lens,
+            num_heads,
+            max_query_len: 1,
+            index_topk: None,
+            num_slots,
+            plan: plan.view_mut(),
+        };
+        mla_plan(&device.stream, &kernels, plan_args).expect("valid arguments");
+        let mut partials = device.unwritten(DType::F32, [num_slots, 512 + PARTIAL_TAIL]);
+        let mut out = device.unwritten(DType::BF16, [1, num_heads, 512]);
+        let args = MlaAbsorbed {
+            q_latent: q_latent.view(),
+            q: q.view(),
+            kv_cache: cache.view(),
+            query_start_loc,
+            seq_lens,
+            block_table: block_table.view(),
+            topk_indices: None,
+            plan: plan.view(),
+            max_query_len: 1,
+            softmax_scale: 0.135,
+            partials: partials.view_mut(),
+            out: out.view_mut(),
+        };
+        mla_absorbed(&device.stream, &kernels, args).expect("valid arguments");
+        close.extend(f32s(&device.read(&out)));
+    }
+    Output::close(close)
+}
+
+fn centred(device: &TestGpu) -> Output {
+    let kernels = LayerNormKernels::new(&device.gpu).expect("the kernels");
+    let mut random = Random::new(11);
+    let x = device.filled([5, 128], &bf16s(&random.gaussian(5 * 128)));
+    let (weight, bias) = (device.filled([128], &random.gaussian(128)), device.filled([128], &random.gaussian(128)));
+    let mut out = device.unwritten(DType::BF16, [5, 128]);
+    let args = LayerNorm { x: x.view(), weight: weight.view(), bias: bias.view(), eps: 1e-6, out: out.view_mut() };
+    layer_norm(&device.stream, &kernels, args).expect("valid arguments");
+    Output::exact(bytes_of(device, &out))
 }
 
 /// At temperature 0 the token is exact too; its log-probability is not.

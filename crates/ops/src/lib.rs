@@ -65,7 +65,7 @@ pub mod swiglu;
 pub mod top_k;
 
 pub use act_quant::{ActQuant, ActQuantKernel, Quantised, ScaleFormat, act_quant};
-pub use bf16_gemm::{Bf16Gemm, Bf16GemmKernels, bf16_gemm};
+pub use bf16_gemm::{Bf16BatchedGemm, Bf16Gemm, Bf16GemmKernels, WeightOrder, bf16_batched_gemm, bf16_gemm};
 pub use cache_write::{CacheWrite, cache_write};
 pub use context::{Context, Device};
 pub use embedding::{Embedding, embedding};

@@ -4,14 +4,19 @@ use anyhow::Result;
 use cachalot_ops::act_quant::{Quantised, SCALE_GROUP};
 use cachalot_ops::fp8_gemm::SCALE_BLOCK;
 use cachalot_ops::indexer_quant::{INDEX_BLOCK_SIZE, INDEX_HEAD_DIM, INDEX_KEY_BYTES};
+use cachalot_ops::layer_norm::cuda::{LayerNorm, LayerNormKernels, layer_norm};
+use cachalot_ops::mla::cuda::{
+    MlaAbsorbed, MlaKernels, MlaPlan, PARTIAL_TAIL, PLAN_ROWS, SPLIT, mla_absorbed, mla_plan,
+};
 use cachalot_ops::rms_norm::cuda::{RmsNorm, RmsNormKernels, rms_norm};
 use cachalot_ops::rope::yarn_inv_freq;
 use cachalot_ops::rope_cache_write::FP8_RECORD_BYTES;
 use cachalot_ops::{
-    ActQuant, ActQuantKernel, Bf16Gemm, Bf16GemmKernels, Fp8Gemm, Fp8GemmKernels, IndexerLogits, IndexerLogitsKernel,
-    IndexerQuant, IndexerQuantKernel, KeyPlace, RopeCacheWrite, RopeCacheWriteKernels, RopeLayout, Sample,
-    SampleKernel, ScaleFormat, TopK, TopKKernel, TopKMerge, TopKMergeKernel, act_quant, bf16_gemm, fp8_gemm,
-    indexer_logits, indexer_quant, rope_cache_write, sample, top_k, top_k_merge,
+    ActQuant, ActQuantKernel, Bf16BatchedGemm, Bf16Gemm, Bf16GemmKernels, Fp8Gemm, Fp8GemmKernels, IndexerLogits,
+    IndexerLogitsKernel, IndexerQuant, IndexerQuantKernel, KeyPlace, RopeCacheWrite, RopeCacheWriteKernels, RopeLayout,
+    Sample, SampleKernel, ScaleFormat, TopK, TopKKernel, TopKMerge, TopKMergeKernel, WeightOrder, act_quant,
+    bf16_batched_gemm, bf16_gemm, fp8_gemm, indexer_logits, indexer_quant, rope_cache_write, sample, top_k,
+    top_k_merge,
 };
 use cachalot_tensor::{DType, F8E4M3};
 use cachalot_testkit::Random;
@@ -25,6 +30,7 @@ const NUM_HEADS: usize = 128;
 const HEAD_DIM: usize = 192;
 const LATENT_DIM: usize = 512;
 const ROTARY_DIM: usize = 64;
+const BLOCK_SIZE: usize = 64;
 const TOP_K: usize = 2048;
 const INDEX_NUM_HEADS: usize = 64;
 const VOCAB_SIZE: usize = 129_280;
@@ -48,6 +54,19 @@ pub(crate) fn cases() -> Vec<Case> {
         for m in NUM_TOKENS {
             cases.push(fp8_gemm_case([m, n, k]));
             cases.push(bf16_gemm_case([m, n, k]));
+        }
+    }
+    for num_tokens in [1, 64, 4096] {
+        cases.push(layer_norm_case(num_tokens));
+        for num_heads in [16, NUM_HEADS] {
+            cases.extend(
+                [WeightOrder::InOut, WeightOrder::OutIn].map(|order| head_gemm_case(num_tokens, num_heads, order)),
+            );
+        }
+    }
+    for num_heads in [16, NUM_HEADS] {
+        for [num_seqs, context] in [[1, 8192], [1, 131_072], [64, 4096]] {
+            cases.extend([false, true].map(|is_fp8| mla_case([num_seqs, context, num_heads], is_fp8)));
         }
     }
     for num_rows in [1, 8, 64] {
@@ -251,6 +270,137 @@ fn bf16_gemm_case([m, n, k]: [usize; 3]) -> Case {
         shape: format!("{m}x{n}x{k}"),
         variant: "mma.sync".to_owned(),
         work: bf16_gemm_work([m, n, k]),
+        tensor_cores: Some(TensorCores::Bf16),
+        prepare: Box::new(prepare),
+    }
+}
+
+/// bf16 in, two f32 vectors, bf16 out.
+fn layer_norm_work(num_tokens: usize) -> Work {
+    Work { bytes: (4 * num_tokens + 8) * INDEX_HEAD_DIM, flops: 8 * num_tokens * INDEX_HEAD_DIM }
+}
+
+fn layer_norm_case(num_tokens: usize) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernels = LayerNormKernels::new(data.gpu)?;
+        let shape = [num_tokens, INDEX_HEAD_DIM];
+        let (weight, bias) = (data.f32([INDEX_HEAD_DIM])?, data.f32([INDEX_HEAD_DIM])?);
+        let mut sets = copies(num_copies, || Ok((data.bf16(shape)?, data.gpu.alloc(DType::BF16, shape)?)))?;
+        Ok(Box::new(move |stream, copy| {
+            let (x, out) = &mut sets[copy];
+            let (weight, bias, out) = (weight.view(), bias.view(), out.view_mut());
+            Ok(layer_norm(stream, &kernels, LayerNorm { x: x.view(), weight, bias, eps: 1e-6, out })?)
+        }))
+    };
+    Case {
+        op: "layer_norm",
+        shape: format!("{num_tokens}x{INDEX_HEAD_DIM}"),
+        variant: "bf16".to_owned(),
+        work: layer_norm_work(num_tokens),
+        tensor_cores: None,
+        prepare: Box::new(prepare),
+    }
+}
+
+/// The two projections of absorbed attention: queries into the space of the latent, the result out of it.
+fn head_gemm_case(num_tokens: usize, num_heads: usize, weight_order: WeightOrder) -> Case {
+    let nope = HEAD_DIM - ROTARY_DIM;
+    let (x_dim, k, n) = match weight_order {
+        WeightOrder::InOut => (HEAD_DIM, nope, LATENT_DIM),
+        WeightOrder::OutIn => (LATENT_DIM, LATENT_DIM, nope),
+    };
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernels = Bf16GemmKernels::new(data.gpu)?;
+        let weight_shape = if weight_order == WeightOrder::InOut { [num_heads, k, n] } else { [num_heads, n, k] };
+        let mut sets = copies(num_copies, || {
+            let out = data.gpu.alloc(DType::BF16, [num_tokens, num_heads, n])?;
+            Ok((data.bf16([num_tokens, num_heads, x_dim])?, data.bf16(weight_shape)?, out))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let (x, weight, out) = &mut sets[copy];
+            let args = Bf16BatchedGemm { x: x.view(), weight: weight.view(), weight_order, out: out.view_mut() };
+            Ok(bf16_batched_gemm(stream, &kernels, args)?)
+        }))
+    };
+    let one = bf16_gemm_work([num_tokens, n, k]);
+    Case {
+        op: "bf16_batched_gemm",
+        shape: format!("{num_tokens}x{n}x{k}, {num_heads} heads"),
+        variant: format!("{weight_order:?}"),
+        work: Work { bytes: num_heads * one.bytes, flops: num_heads * one.flops },
+        tensor_cores: Some(TensorCores::Bf16),
+        prepare: Box::new(prepare),
+    }
+}
+
+/// Keys, queries in and out.
+fn mla_work([num_seqs, context, num_heads]: [usize; 3], is_fp8: bool) -> Work {
+    let key = if is_fp8 { FP8_RECORD_BYTES } else { 2 * (LATENT_DIM + ROTARY_DIM) };
+    let per_head = 2 * (2 * LATENT_DIM + ROTARY_DIM);
+    Work {
+        bytes: num_seqs * (context * key + num_heads * per_head),
+        flops: 2 * num_seqs * num_heads * context * (2 * LATENT_DIM + ROTARY_DIM),
+    }
+}
+
+/// One token of each sequence.
+fn mla_case([num_seqs, context, num_heads]: [usize; 3], is_fp8: bool) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernels = MlaKernels::new(data.gpu)?;
+        let counted: Vec<i32> = (0..=num_seqs as i32).collect();
+        let query_start_loc = data.filled([num_seqs + 1], &counted)?;
+        let seq_lens = data.filled([num_seqs], &[context as i32])?;
+        let blocks_per_seq = context.div_ceil(BLOCK_SIZE);
+        let blocks: Vec<i32> = (0..(num_seqs * blocks_per_seq) as i32).collect();
+        let block_table = data.filled([num_seqs, blocks_per_seq], &blocks)?;
+        let num_slots = num_seqs * num_heads * context.div_ceil(SPLIT);
+        let mut plan = data.gpu.alloc(DType::I32, [PLAN_ROWS, num_seqs + 1])?;
+        let args = MlaPlan {
+            query_start_loc: query_start_loc.view(),
+            seq_lens: seq_lens.view(),
+            num_heads,
+            max_query_len: 1,
+            index_topk: None,
+            num_slots,
+            plan: plan.view_mut(),
+        };
+        mla_plan(data.stream, &kernels, args)?;
+        let mut partials = data.gpu.alloc(DType::F32, [num_slots, LATENT_DIM + PARTIAL_TAIL])?;
+        // Codes of 1, scales of 2 and a key of 1.
+        let record = [[0x38; 512].as_slice(), &[0, 0, 0, 0x40].repeat(4), &[0x80, 0x3f].repeat(64)].concat();
+        let mut sets = copies(num_copies, || {
+            let cache = match is_fp8 {
+                true => data.filled([blocks.len(), BLOCK_SIZE, FP8_RECORD_BYTES], &record)?,
+                false => data.bf16([blocks.len(), BLOCK_SIZE, LATENT_DIM + ROTARY_DIM])?,
+            };
+            let (q_latent, q) =
+                (data.bf16([num_seqs, num_heads, LATENT_DIM])?, data.bf16([num_seqs, num_heads, ROTARY_DIM])?);
+            Ok((cache, q_latent, q, data.gpu.alloc(DType::BF16, [num_seqs, num_heads, LATENT_DIM])?))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let (cache, q_latent, q, out) = &mut sets[copy];
+            let args = MlaAbsorbed {
+                q_latent: q_latent.view(),
+                q: q.view(),
+                kv_cache: cache.view(),
+                query_start_loc: query_start_loc.view(),
+                seq_lens: seq_lens.view(),
+                block_table: block_table.view(),
+                topk_indices: None,
+                plan: plan.view(),
+                max_query_len: 1,
+                softmax_scale: 0.01,
+                partials: partials.view_mut(),
+                out: out.view_mut(),
+            };
+            Ok(mla_absorbed(stream, &kernels, args)?)
+        }))
+    };
+    Case {
+        op: "mla_absorbed",
+        shape: format!("{num_seqs} of {context}, {num_heads} heads"),
+        variant: if is_fp8 { "FP8 records" } else { "bf16 cache" }.to_owned(),
+        work: mla_work([num_seqs, context, num_heads], is_fp8),
         tensor_cores: Some(TensorCores::Bf16),
         prepare: Box::new(prepare),
     }
@@ -483,6 +633,9 @@ mod tests {
         assert_eq!(more(|tokens| rope_work(tokens, false)), 32_768 + 2 * 1152 + 8);
         assert_eq!(fp8_gemm_work([1, 128, 256]), Work { bytes: 256 + 128 * 256 + 256 + 4 * 4, flops: 65_536 });
         assert_eq!(bf16_gemm_work([2, 8, 16]), Work { bytes: 2 * (32 + 128 + 16), flops: 512 });
+        assert_eq!(more(layer_norm_work), 512);
+        assert_eq!(mla_work([1, 2, 16], false).bytes - mla_work([1, 1, 16], false).bytes, 1152);
+        assert_eq!(mla_work([1, 2, 1], true).flops - mla_work([1, 1, 1], true).flops, 2176);
         assert_eq!(top_k_work(1, 8192).bytes, 4 * (8192 + 2048 + 1));
         assert_eq!(more(indexer_quant_work), 64 * 392 + 256 + 132 + 8);
         assert_eq!(indexer_logits_work(1, 1, 131_072).bytes - 4 * 131_072 - 64 * 132, 17_301_504);
@@ -507,6 +660,7 @@ mod tests {
                 "rms_norm",
                 "act_quant",
                 "rope_cache_write",
+                "layer_norm",
                 "top_k",
                 "sample",
                 "indexer_quant",

@@ -3,12 +3,12 @@
 use cachalot_cuda::{Address, Gpu, Kernel, Launch, Stream, params};
 use cachalot_tensor::DType;
 
-use super::Bf16Gemm;
+use super::{Bf16BatchedGemm, Bf16Gemm, WeightOrder};
 use crate::{Error, Result};
 
 params! {
     /// `Bf16GemmParams` of `params.h`.
-    struct Bf16GemmParams: 48 {
+    struct Bf16GemmParams: 72 {
         x: Address = 0,
         w: Address = 8,
         out: Address = 16,
@@ -18,6 +18,9 @@ params! {
         x_stride: u32 = 36,
         w_stride: u32 = 40,
         out_stride: u32 = 44,
+        x_batch: i64 = 48,
+        w_batch: i64 = 56,
+        out_batch: i64 = 64,
     }
 }
 
@@ -31,6 +34,7 @@ const SHARED_BYTES: u32 = 98_304;
 pub struct Bf16GemmKernels {
     bf16: Kernel<Bf16GemmParams>,
     f32: Kernel<Bf16GemmParams>,
+    in_out: Kernel<Bf16GemmParams>,
 }
 
 impl Bf16GemmKernels {
@@ -42,6 +46,7 @@ impl Bf16GemmKernels {
         Ok(Bf16GemmKernels {
             bf16: gpu.kernel("bf16_gemm/bf16_gemm", "bf16_gemm_bf16")?,
             f32: gpu.kernel("bf16_gemm/bf16_gemm", "bf16_gemm_f32")?,
+            in_out: gpu.kernel("bf16_gemm/bf16_gemm", "bf16_gemm_in_out_bf16")?,
         })
     }
 
@@ -57,11 +62,40 @@ impl Bf16GemmKernels {
             x_stride: narrow(args.x.row_stride())?,
             w_stride: narrow(args.weight.row_stride())?,
             out_stride: narrow(args.out.row_stride())?,
+            x_batch: 0,
+            w_batch: 0,
+            out_batch: 0,
         };
-        let grid = [params.m.div_ceil(BLOCK), params.n.div_ceil(BLOCK), 1];
-        stream.launch(kernel, Launch::new(grid, [256, 1, 1]).shared_bytes(SHARED_BYTES), &params)?;
-        Ok(())
+        launch(stream, kernel, 1, params)
     }
+
+    pub(super) fn run_batched(&self, stream: &Stream, args: Bf16BatchedGemm<'_>, [m, n, k]: [usize; 3]) -> Result<()> {
+        let Bf16BatchedGemm { x, weight, weight_order, out } = args;
+        let kernel = match weight_order {
+            WeightOrder::OutIn => &self.bf16,
+            WeightOrder::InOut => &self.in_out,
+        };
+        let params = Bf16GemmParams {
+            x: x.address(),
+            w: weight.address(),
+            out: out.address(),
+            m: narrow(m)?,
+            n: narrow(n)?,
+            k: narrow(k)?,
+            x_stride: narrow(x.row_stride())?,
+            w_stride: narrow(weight.shape().dims()[2])?,
+            out_stride: narrow(out.row_stride())?,
+            x_batch: x.shape().dims()[2] as i64,
+            w_batch: weight.row_stride() as i64,
+            out_batch: n as i64,
+        };
+        launch(stream, kernel, narrow(x.shape().dims()[1])?, params)
+    }
+}
+
+fn launch(stream: &Stream, kernel: &Kernel<Bf16GemmParams>, batch: u32, params: Bf16GemmParams) -> Result<()> {
+    let grid = [params.m.div_ceil(BLOCK), params.n.div_ceil(BLOCK), batch];
+    Ok(stream.launch(kernel, Launch::new(grid, [256, 1, 1]).shared_bytes(SHARED_BYTES), &params)?)
 }
 
 /// The kernels count in 32 bits, and bytes of a row too.

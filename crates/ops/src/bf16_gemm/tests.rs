@@ -6,7 +6,7 @@ use cachalot_testkit::{Random, Tolerance, assert_close};
 use half::bf16;
 
 use super::*;
-use crate::test_gpu::TestGpu;
+use crate::test_gpu::{TestGpu, bf16s, f32s};
 
 /// What the columns beside x and the weight hold, and those beside out before and after.
 const NAN: f32 = f32::NAN;
@@ -101,5 +101,88 @@ fn arguments_that_no_kernel_takes_are_named() {
         (refusal(x, weight, true), "`out` of F8_E4M3 is not supported; supported: BF16, F32"),
     ] {
         assert!(message.starts_with("bf16_gemm: ") && message.contains(expected), "{message}");
+    }
+}
+
+/// Heads of x with NaN behind their first `in_features`, weights and rows with NaN between them.
+fn check_batched(
+    [num_tokens, num_heads, x_dim]: [usize; 3],
+    [in_features, out_features]: [usize; 2],
+    weight_order: WeightOrder,
+) {
+    let device = TestGpu::new();
+    let kernels = Bf16GemmKernels::new(&device.gpu).expect("the kernels");
+    let mut random = Random::new((num_tokens * num_heads + in_features + out_features) as u64);
+    let (x_row, out_row, weight_row) = (num_heads * x_dim, num_heads * out_features, in_features * out_features);
+    let mut x = bf16s(&random.values(num_tokens * x_row));
+    for head in x.chunks_mut(x_dim) {
+        head[in_features..].fill(bf16::NAN);
+    }
+    let weight = bf16s(&random.values(num_heads * weight_row));
+    let x_device = device.strided([num_tokens, x_row], 8, &x, bf16::NAN);
+    let weight_device = device.strided([num_heads, weight_row], 16, &weight, bf16::NAN);
+    let mut out = device.strided([num_tokens, out_row], 3, &vec![bf16::NAN; num_tokens * out_row], bf16::NAN);
+    let weight_shape = match weight_order {
+        WeightOrder::OutIn => [num_heads, out_features, in_features],
+        WeightOrder::InOut => [num_heads, in_features, out_features],
+    };
+    let args = Bf16BatchedGemm {
+        x: x_device.view().reshape_rows([num_tokens, num_heads, x_dim]),
+        weight: weight_device.view().reshape_rows(weight_shape),
+        weight_order,
+        out: out.view_mut().reshape_rows([num_tokens, num_heads, out_features]),
+    };
+    bf16_batched_gemm(&device.stream, &kernels, args).expect("valid arguments");
+    let mut expected = Vec::new();
+    for (index, x) in f32s(&x).chunks(x_dim).enumerate() {
+        let weight = &weight[index % num_heads * weight_row..][..weight_row];
+        for o in 0..out_features {
+            let weight = |i| match weight_order {
+                WeightOrder::OutIn => weight[o * in_features + i],
+                WeightOrder::InOut => weight[i * out_features + o],
+            };
+            expected.push((0..in_features).map(|i| f64::from(x[i]) * weight(i).to_f64()).sum::<f64>() as f32);
+        }
+    }
+    let rounded = Tolerance { abs: 1e-4, rel: 1.0 / 256.0, cosine: 5e-6 };
+    assert_close(&f32s(&device.read_strided(&out)), &expected, [num_tokens, num_heads, out_features], rounded);
+}
+
+#[test]
+fn heads_have_weights_of_their_own() {
+    use WeightOrder::{InOut, OutIn};
+    // The two products of absorbed attention, then odd sizes.
+    check_batched([5, 2, 192], [128, 512], InOut);
+    check_batched([5, 2, 512], [512, 128], OutIn);
+    for (x, weight, order) in [
+        ([1, 1, 8], [8, 8], InOut),
+        ([3, 4, 48], [40, 136], InOut),
+        ([130, 3, 24], [24, 40], InOut),
+        ([2, 3, 40], [40, 21], OutIn),
+        ([129, 2, 72], [72, 130], OutIn),
+        ([0, 2, 8], [8, 8], OutIn),
+    ] {
+        check_batched(x, weight, order);
+    }
+}
+
+#[test]
+fn batched_arguments_that_no_kernel_takes_are_named() {
+    let device = TestGpu::new();
+    let kernels = Bf16GemmKernels::new(&device.gpu).expect("the kernels");
+    let refusal = |x: [usize; 3], weight: [usize; 3], weight_order, out: [usize; 3]| {
+        let buffer = |shape| device.unwritten(DType::BF16, shape);
+        let (x, weight, mut out) = (buffer(x), buffer(weight), buffer(out));
+        let args = Bf16BatchedGemm { x: x.view(), weight: weight.view(), weight_order, out: out.view_mut() };
+        bf16_batched_gemm(&device.stream, &kernels, args).expect_err("refused").to_string()
+    };
+    use WeightOrder::{InOut, OutIn};
+    for (message, expected) in [
+        (refusal([4, 2, 64], [3, 8, 64], OutIn, [4, 2, 8]), "`num_heads` is 3 in `weight`, 2 in `x`"),
+        (refusal([4, 2, 64], [2, 64, 8], InOut, [4, 2, 16]), "`out_features` is 16 in `out`, 8 in `weight`"),
+        (refusal([4, 2, 64], [2, 64, 12], InOut, [4, 2, 12]), "`columns of weight` of 12 is not supported"),
+        (refusal([4, 2, 64], [2, 8, 72], OutIn, [4, 2, 8]), "`x_dim` of 64 with `in_features` of 72"),
+    ] {
+        assert!(message.contains(expected), "{message}");
     }
 }

@@ -1,6 +1,9 @@
 //! Layer normalisation: the norm of the indexer's keys.
 
 mod cpu;
+pub mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -16,9 +16,12 @@
 //! position and its sequence's keys alone: not on the other rows of the step, on how a prompt was cut into chunks, on where
 //! the blocks lie, or on the number of threads. Keys are visited in ascending order in tiles of a fixed size.
 //!
-//! Not here: the softmax's log-sum-exp output (nothing merges partial results yet) and the FP8 cache record.
+//! On a GPU the absorbed form is three launches: [`cuda`] between two projections. It alone reads FP8 cache records.
 
 pub(crate) mod cpu;
+pub mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
