@@ -55,8 +55,5 @@ fn refusals_name_the_argument() {
         "embedding: `hidden_size` of 12 is not supported; supported: multiples of 8"
     );
     let floats = device.unwritten(DType::F32, [2]);
-    assert_eq!(
-        refusal(&floats, &table, bf16([2, 16])),
-        "embedding: `ids` of F32 is not supported; supported: I32"
-    );
+    assert_eq!(refusal(&floats, &table, bf16([2, 16])), "embedding: `ids` of F32 is not supported; supported: I32");
 }

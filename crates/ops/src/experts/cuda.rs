@@ -248,7 +248,8 @@ impl ExpertsKernels {
 
     fn multiply(&self, stream: &Stream, plan: Plan, product: Product<'_>) -> Result<()> {
         let Product { x, x_scale, weights, rows, tiles, out } = product;
-        let (_, gemm, kernel) = self.gemms.iter().find(|(block_m, ..)| *block_m == plan.block_m).expect("a plan's height");
+        let (_, gemm, kernel) =
+            self.gemms.iter().find(|(block_m, ..)| *block_m == plan.block_m).expect("a plan's height");
         let [_, n, k] = [0, 1, 2].map(|dim| weights.values.shape().dims()[dim]);
         let params = GemmParams {
             x: x.address(),
@@ -318,8 +319,7 @@ pub fn experts(
 
     let both = products.workspace(DType::BF16, [num_rows, 2 * intermediate_size]);
     let SortParams { rows: row_tokens, positions, tiles, .. } = sort;
-    let product =
-        Product { x, x_scale, weights: gate_up_proj, rows: row_tokens, tiles, out: both.address() };
+    let product = Product { x, x_scale, weights: gate_up_proj, rows: row_tokens, tiles, out: both.address() };
     kernels.multiply(stream, plan, product)?;
 
     let mut values = activated.workspace(DType::F8E4M3, [num_rows, intermediate_size]);

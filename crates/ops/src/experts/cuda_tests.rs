@@ -19,10 +19,11 @@ use crate::{Device, Result, ScaleFormat};
 
 const GAP: usize = 8;
 
-/// The same roundings as on the device: now and then one falls to the other side, and with it a code between the products.
-const SAME_ROUNDINGS: Tolerance = Tolerance { abs: 1e-2, rel: 1.0 / 128.0, cosine: 2e-5 };
-/// Against sums of what was not quantised.
-const QUANTISED: Tolerance = Tolerance { abs: 0.3, rel: 0.0, cosine: 3e-3 };
+/// The same roundings as on the device. Now and then one falls to the other side, and with it a code between the products,
+/// which moves by up to a 14th of the largest of its group and takes the whole row of out along.
+const SAME_ROUNDINGS: Tolerance = Tolerance { abs: 0.15, rel: 1.0 / 128.0, cosine: 2e-5 };
+/// Against sums of what was not quantised: single elements, of size 1, may be far off, all together not.
+const QUANTISED: Tolerance = Tolerance { abs: 1.0, rel: 0.0, cosine: 3e-3 };
 
 struct Case {
     shape: ExpertsShape,
@@ -100,6 +101,10 @@ impl Case {
     fn run(&self, device: &TestGpu, num_tokens: usize) -> (Vec<f32>, ExpertsWorkspace) {
         let kernels = ExpertsKernels::new(&device.gpu).expect("the kernels");
         let mut workspace = ExpertsWorkspace::new(&device.gpu, self.shape).expect("room in the arena");
+        // So that all of it can be read in the end, although fewer tiles than others need may be used.
+        for buffer in [&mut workspace.rows, &mut workspace.tiles] {
+            device.stream.fill(buffer, 0x55).expect("a fill");
+        }
         let hidden = self.shape.hidden_size;
         let (codes, scales) = self.quantised();
         let x = device.filled([self.num_tokens(), hidden], &codes);
@@ -301,7 +306,9 @@ fn a_plan_has_room_for_every_routing() {
         }
     }
     // A step of the 671B models of one token, of 64, of 256 and of 4096.
-    for (num_tokens, block_m, num_tiles) in [(1, 16, 8), (64, 16, 272), (256, 16, 368), (512, 64, 316), (4096, 128, 510)] {
+    for (num_tokens, block_m, num_tiles) in
+        [(1, 16, 8), (64, 16, 272), (256, 16, 368), (512, 64, 316), (4096, 128, 510)]
+    {
         assert_eq!(Plan::new(8 * num_tokens, 256), Plan { block_m, num_tiles });
     }
 }
@@ -341,8 +348,20 @@ fn refusals_name_the_argument() {
         experts_on_gpu(&device.stream, &kernels, &mut workspace, args)
     };
     for (num_tokens, gate_up, down, num_weights, message) in [
-        (2, [4, 256, 256], [4, 256, 64], 2, "`moe_intermediate_size` of 64 is not supported; supported: multiples of 128"),
-        (2, [4, 512, 256], [4, 256, 128], 2, "`2 * moe_intermediate_size` is 512 in `gate_up_proj`, 256 in `down_proj`"),
+        (
+            2,
+            [4, 256, 256],
+            [4, 256, 64],
+            2,
+            "`moe_intermediate_size` of 64 is not supported; supported: multiples of 128",
+        ),
+        (
+            2,
+            [4, 512, 256],
+            [4, 256, 128],
+            2,
+            "`2 * moe_intermediate_size` is 512 in `gate_up_proj`, 256 in `down_proj`",
+        ),
         (2, [3, 256, 256], [4, 256, 128], 2, "`n_routed_experts` is 3 in `gate_up_proj`, 4 in `down_proj`"),
         (2, [4, 256, 256], [4, 256, 128], 3, "`num_experts_per_tok` is 3 in `expert_weights`, 2 in `expert_ids`"),
         (3, [4, 256, 256], [4, 256, 128], 2, "6 pairs of a token and an expert, 256 and 128 columns is not supported"),

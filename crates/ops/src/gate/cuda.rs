@@ -107,7 +107,10 @@ impl GateKernels {
     /// # Errors
     /// [`Error::Cuda`] if they were not compiled for this GPU.
     pub fn new(gpu: &Gpu) -> Result<Self> {
-        Ok(GateKernels { logits: gpu.kernel("gate/gate", "gate_logits")?, choose: gpu.kernel("gate/gate", "gate_choose")? })
+        Ok(GateKernels {
+            logits: gpu.kernel("gate/gate", "gate_logits")?,
+            choose: gpu.kernel("gate/gate", "gate_choose")?,
+        })
     }
 }
 
