@@ -16,21 +16,37 @@ __device__ __forceinline__ uint32_t tile_chunk(uint32_t tile, uint32_t row, uint
   return tile + row * TILE_ROW_BYTES + ((chunk ^ (row & 7)) << 4);
 }
 
-/// Starts the copy of rows `first_row .. first_row + ROWS` and bytes `first_byte .. first_byte + 128` of a row-major
-/// matrix with `num_rows` rows of `row_bytes` bytes (a multiple of 16) that start every `stride_bytes`. What lies
-/// outside becomes zero.
-template <int ROWS, int THREADS>
-__device__ __forceinline__ void tile_load(uint32_t tile, const void* matrix, int64_t stride_bytes, uint32_t num_rows,
-                                          uint32_t row_bytes, uint32_t first_row, uint32_t first_byte) {
+/// A row of a matrix, or none.
+struct TileRow {
+  bool exists;
+  uint32_t number;
+};
+
+/// Starts the copy of ROWS rows of a tile: bytes `first_byte .. + 128` of row `row_of(i)` of a row-major matrix, whose
+/// rows have `row_bytes` bytes (a multiple of 16) and start every `stride_bytes`. Where there is none, and
+/// beyond the end of a row, nothing is read and the tile becomes zero.
+template <int ROWS, int THREADS, typename RowOf>
+__device__ __forceinline__ void tile_load_rows(uint32_t tile, const void* matrix, int64_t stride_bytes,
+                                               uint32_t row_bytes, uint32_t first_byte, RowOf row_of) {
   static_assert(ROWS * 8 % THREADS == 0, "every thread copies the same number of chunks");
 #pragma unroll
   for (int i = 0; i < ROWS * 8 / THREADS; i++) {
     const uint32_t row = (i * THREADS + threadIdx.x) / 8, chunk = threadIdx.x % 8;
     const uint32_t byte = first_byte + chunk * 16;
-    const bool valid = first_row + row < num_rows && byte < row_bytes;
-    const char* source = static_cast<const char*>(matrix) + (valid ? (first_row + row) * stride_bytes + byte : 0);
+    const TileRow from = row_of(row);
+    const bool valid = from.exists && byte < row_bytes;
+    const char* source = static_cast<const char*>(matrix) + (valid ? from.number * stride_bytes + byte : 0);
     cp_async_16(tile_chunk(tile, row, chunk), source, valid);
   }
+}
+
+/// The same for consecutive rows, `first_row .. first_row + ROWS` of `num_rows`; what lies outside becomes zero.
+template <int ROWS, int THREADS>
+__device__ __forceinline__ void tile_load(uint32_t tile, const void* matrix, int64_t stride_bytes, uint32_t num_rows,
+                                          uint32_t row_bytes, uint32_t first_row, uint32_t first_byte) {
+  tile_load_rows<ROWS, THREADS>(
+      tile, matrix, stride_bytes, row_bytes, first_byte,
+      [=](uint32_t row) { return TileRow{first_row + row < num_rows, first_row + row}; });
 }
 
 /// The A operand of one `mma`: rows `row .. row + 16`, bytes `32 * step .. + 32`.

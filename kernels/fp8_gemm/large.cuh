@@ -23,19 +23,18 @@ struct LargeShared {
 };
 static_assert(sizeof(LargeShared) == 99852, "the launcher has this number; a block of sm_89 can have 101376 bytes");
 
-/// Starts the copies of one stage, and closes their group.
-__device__ __forceinline__ void large_load(LargeShared& shared, uint32_t stage, const Fp8GemmParams& p,
-                                           uint32_t first_m, uint32_t first_n, uint32_t block_k) {
-  tile_load<LARGE_BLOCK, LARGE_THREADS>(shared_address(shared.x[stage]), p.x, p.k, p.m, p.k, first_m,
-                                        block_k * SCALE_BLOCK);
-  tile_load<LARGE_BLOCK, LARGE_THREADS>(shared_address(shared.w[stage]), p.w, p.k, p.n, p.k, first_n,
-                                        block_k * SCALE_BLOCK);
-  const uint32_t row = threadIdx.x;
-  if (row < LARGE_BLOCK) {
-    const bool valid = first_m + row < p.m;
-    const float* scale = p.x_scale + (valid ? int64_t(block_k) * p.x_scale_stride + first_m + row : 0);
-    cp_async_4(shared_address(&shared.x_scale[stage][row]), scale, valid);
-  } else if (row == LARGE_BLOCK) {
+/// Starts the copies of one stage, and closes their group. Row i of x's tile is row `row_of(i)` of x.
+template <typename RowOf>
+__device__ __forceinline__ void large_load(LargeShared& shared, uint32_t stage, const Fp8GemmParams& p, RowOf row_of,
+                                           uint32_t first_n, uint32_t block_k) {
+  const uint32_t first_byte = block_k * SCALE_BLOCK;
+  tile_load_rows<LARGE_BLOCK, LARGE_THREADS>(shared_address(shared.x[stage]), p.x, p.k, p.k, first_byte, row_of);
+  tile_load<LARGE_BLOCK, LARGE_THREADS>(shared_address(shared.w[stage]), p.w, p.k, p.n, p.k, first_n, first_byte);
+  if (threadIdx.x < LARGE_BLOCK) {
+    const TileRow row = row_of(threadIdx.x);
+    const float* scale = p.x_scale + (row.exists ? int64_t(block_k) * p.x_scale_stride + row.number : 0);
+    cp_async_4(shared_address(&shared.x_scale[stage][threadIdx.x]), scale, row.exists);
+  } else if (threadIdx.x == LARGE_BLOCK) {
     const float* scale = p.w_scale + int64_t(first_n / SCALE_BLOCK) * (p.k / SCALE_BLOCK) + block_k;
     cp_async_4(shared_address(&shared.w_scale[stage]), scale, true);
   }
@@ -77,12 +76,12 @@ __device__ __forceinline__ void large_multiply(float (&sums)[4][4][4], const Lar
   }
 }
 
-/// Grid: [ceil(m / 128), ceil(n / 128)]; block: LARGE_THREADS; dynamic shared memory: sizeof(LargeShared).
-__device__ __forceinline__ void fp8_gemm_large_block(const Fp8GemmParams& p) {
-  extern __shared__ __align__(1024) uint8_t dynamic_shared[];
-  LargeShared& shared = *reinterpret_cast<LargeShared*>(dynamic_shared);
+/// Multiplies x's tile with rows `first_n .. + 128` of w, and stores the product from row `first_m` of out on, up to row
+/// `p.m`.
+template <typename RowOf>
+__device__ __forceinline__ void large_block(LargeShared& shared, const Fp8GemmParams& p, RowOf row_of, uint32_t first_m,
+                                            uint32_t first_n) {
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const uint32_t first_m = blockIdx.x * LARGE_BLOCK, first_n = blockIdx.y * LARGE_BLOCK;
   const uint32_t warp_m = warp % 2 * LARGE_WARP_M, warp_n = warp / 2 * LARGE_WARP_N;
   const uint32_t num_blocks_k = p.k / SCALE_BLOCK;
 
@@ -90,7 +89,7 @@ __device__ __forceinline__ void fp8_gemm_large_block(const Fp8GemmParams& p) {
 #pragma unroll
   for (int i = 0; i < LARGE_STAGES - 1; i++) {
     if (i < num_blocks_k) {
-      large_load(shared, i, p, first_m, first_n, i);
+      large_load(shared, i, p, row_of, first_n, i);
     } else {
       cp_async_commit();
     }
@@ -103,7 +102,7 @@ __device__ __forceinline__ void fp8_gemm_large_block(const Fp8GemmParams& p) {
                       // filled next.
     const uint32_t next = block_k + LARGE_STAGES - 1;
     if (next < num_blocks_k) {
-      large_load(shared, next % LARGE_STAGES, p, first_m, first_n, next);
+      large_load(shared, next % LARGE_STAGES, p, row_of, first_n, next);
     } else {
       cp_async_commit();
     }
@@ -124,4 +123,14 @@ __device__ __forceinline__ void fp8_gemm_large_block(const Fp8GemmParams& p) {
       }
     }
   }
+}
+
+/// Grid: [ceil(m / 128), ceil(n / 128)]; block: LARGE_THREADS; dynamic shared memory: sizeof(LargeShared).
+__device__ __forceinline__ void fp8_gemm_large_block(const Fp8GemmParams& p) {
+  extern __shared__ __align__(1024) uint8_t dynamic_shared[];
+  const uint32_t first_m = blockIdx.x * LARGE_BLOCK;
+  const auto row_of = [first_m, num_rows = p.m](uint32_t row) {
+    return TileRow{first_m + row < num_rows, first_m + row};
+  };
+  large_block(*reinterpret_cast<LargeShared*>(dynamic_shared), p, row_of, first_m, blockIdx.y * LARGE_BLOCK);
 }

@@ -37,21 +37,22 @@ struct SmallShared {
 static_assert(sizeof(SmallShared<8>) == 41984 && sizeof(SmallShared<16>) == 46080, "SmallShared");
 static_assert(sizeof(SmallShared<32>) == 54272 && sizeof(SmallShared<64>) == 70656, "SmallShared");
 
-/// Starts the copies of one stage, and closes their group.
-template <int TOKENS>
-__device__ __forceinline__ void small_load(SmallStage<TOKENS>& stage, const Fp8GemmParams& p, uint32_t first_n,
-                                           uint32_t block_k) {
-  tile_load<SMALL_BLOCK_N, SMALL_THREADS>(shared_address(stage.w), p.w, p.k, p.n, p.k, first_n, block_k * SCALE_BLOCK);
+/// Starts the copies of one stage, and closes their group. Row `token` of x's tile is row `row_of(token)` of x.
+template <int TOKENS, typename RowOf>
+__device__ __forceinline__ void small_load(SmallStage<TOKENS>& stage, const Fp8GemmParams& p, RowOf row_of,
+                                           uint32_t first_n, uint32_t block_k) {
+  const uint32_t first_byte = block_k * SCALE_BLOCK;
+  tile_load<SMALL_BLOCK_N, SMALL_THREADS>(shared_address(stage.w), p.w, p.k, p.n, p.k, first_n, first_byte);
   if constexpr (TOKENS * 8 >= SMALL_THREADS) {
-    tile_load<TOKENS, SMALL_THREADS>(shared_address(stage.x), p.x, p.k, p.m, p.k, 0, block_k * SCALE_BLOCK);
+    tile_load_rows<TOKENS, SMALL_THREADS>(shared_address(stage.x), p.x, p.k, p.k, first_byte, row_of);
   } else if (threadIdx.x < TOKENS * 8) {
-    tile_load<TOKENS, TOKENS * 8>(shared_address(stage.x), p.x, p.k, p.m, p.k, 0, block_k * SCALE_BLOCK);
+    tile_load_rows<TOKENS, TOKENS * 8>(shared_address(stage.x), p.x, p.k, p.k, first_byte, row_of);
   }
   const uint32_t token = threadIdx.x;
   if (token < TOKENS) {
-    const bool valid = token < p.m;
+    const TileRow row = row_of(token);
     cp_async_4(shared_address(&stage.x_scale[token]),
-               p.x_scale + (valid ? int64_t(block_k) * p.x_scale_stride + token : 0), valid);
+               p.x_scale + (row.exists ? int64_t(block_k) * p.x_scale_stride + row.number : 0), row.exists);
   } else if (token == TOKENS) {
     cp_async_4(shared_address(&stage.w_scale),
                p.w_scale + int64_t(first_n / SCALE_BLOCK) * (p.k / SCALE_BLOCK) + block_k, true);
@@ -87,43 +88,52 @@ __device__ __forceinline__ void small_multiply(float (&sums)[TOKENS / 8][4], con
   }
 }
 
-/// Grid: [ceil(n / 64), num_splits]; block: SMALL_THREADS; dynamic shared memory: sizeof(SmallShared<TOKENS>); m <=
-/// TOKENS.
-template <int TOKENS>
-__device__ __forceinline__ void fp8_gemm_small(const Fp8GemmParams& p) {
-  extern __shared__ __align__(1024) uint8_t dynamic_shared[];
-  SmallShared<TOKENS>& shared = *reinterpret_cast<SmallShared<TOKENS>*>(dynamic_shared);
+/// The warp's sums over the blocks `begin .. end` of k: rows `first_n + 16 * warp .. + 16` of w, and all rows of x's
+/// tile.
+template <int TOKENS, typename RowOf>
+__device__ __forceinline__ void small_sum(float (&sums)[TOKENS / 8][4], SmallShared<TOKENS>& shared,
+                                          const Fp8GemmParams& p, RowOf row_of, uint32_t first_n, uint32_t begin,
+                                          uint32_t end) {
   const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const uint32_t first_n = blockIdx.x * SMALL_BLOCK_N;
-  const uint32_t num_blocks_k = p.k / SCALE_BLOCK;
-  const uint32_t begin = num_blocks_k * blockIdx.y / p.num_splits;
-  const uint32_t end = num_blocks_k * (blockIdx.y + 1) / p.num_splits;
-
   // A group is closed for every stage, even an empty one, so that the number of groups under way is always known.
 #pragma unroll
   for (int i = 0; i < SMALL_STAGES - 1; i++) {
     if (begin + i < end) {
-      small_load(shared.stages[i], p, first_n, begin + i);
+      small_load(shared.stages[i], p, row_of, first_n, begin + i);
     } else {
       cp_async_commit();
     }
   }
 
-  float sums[TOKENS / 8][4] = {};
   for (uint32_t block_k = begin; block_k < end; block_k++) {
     cp_async_wait<SMALL_STAGES - 2>();
     __syncthreads();  // The copies of all threads have arrived, and all warps have finished with the stage that is
                       // filled next.
     const uint32_t next = block_k + SMALL_STAGES - 1;
     if (next < end) {
-      small_load(shared.stages[(next - begin) % SMALL_STAGES], p, first_n, next);
+      small_load(shared.stages[(next - begin) % SMALL_STAGES], p, row_of, first_n, next);
     } else {
       cp_async_commit();
     }
     small_multiply(sums, shared.stages[(block_k - begin) % SMALL_STAGES], warp, lane);
   }
+}
 
-  split_k_store<TOKENS>(p, sums, first_n + warp * 16);
+/// Grid: [ceil(n / 64), num_splits]; block: SMALL_THREADS; dynamic shared memory: sizeof(SmallShared<TOKENS>); m <=
+/// TOKENS.
+template <int TOKENS>
+__device__ __forceinline__ void fp8_gemm_small(const Fp8GemmParams& p) {
+  extern __shared__ __align__(1024) uint8_t dynamic_shared[];
+  SmallShared<TOKENS>& shared = *reinterpret_cast<SmallShared<TOKENS>*>(dynamic_shared);
+  const uint32_t first_n = blockIdx.x * SMALL_BLOCK_N;
+  const uint32_t num_blocks_k = p.k / SCALE_BLOCK;
+  const uint32_t begin = num_blocks_k * blockIdx.y / p.num_splits;
+  const uint32_t end = num_blocks_k * (blockIdx.y + 1) / p.num_splits;
+
+  float sums[TOKENS / 8][4] = {};
+  const auto row_of = [&](uint32_t token) { return TileRow{token < p.m, token}; };
+  small_sum<TOKENS>(sums, shared, p, row_of, first_n, begin, end);
+  split_k_store<TOKENS>(p, sums, first_n + threadIdx.x / 32 * 16);
   if (p.num_splits > 1) {
     split_k_reduce<SMALL_BLOCK_N, SMALL_THREADS>(p, first_n, shared.is_last);
   }

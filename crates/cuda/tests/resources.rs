@@ -20,6 +20,8 @@ const MORE_REGISTERS: &[(&str, u32)] = &[
     ("fp8_gemm_sm90_small_128", 160),
     ("fp8_gemm_small_64", 240),
     ("fp8_gemm_small_32", 160),
+    ("experts_gemm_128", 255),
+    ("experts_gemm_64", 255),
     ("mla_absorbed_16", 192),
     ("mla_absorbed_32", 255),
     ("mla_absorbed_fp8_16", 192),

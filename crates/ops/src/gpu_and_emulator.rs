@@ -1,21 +1,25 @@
 //! The same PTX on a GPU and on the emulator.
 //!
 //! Equal to the bit is what the PTX ISA promises: copies, integers, conversions, and f32 sums, products, fused products, quotients
-//! and roots, which it rounds as IEEE 754 does. So `rms_norm`, `layer_norm`, `act_quant`, `top_k`, `indexer_quant` and the cache's
-//! latent elements are compared by their bytes. Compared within a tolerance are tensor cores, whose order of additions is not defined,
-//! `ex2.approx` and `lg2.approx` in `sample`, and rotated elements, whose products ptxas may fuse with a sum.
+//! and roots, which it rounds as IEEE 754 does. So `rms_norm`, `layer_norm`, `act_quant`, `embedding`, `top_k`, `indexer_quant` and the
+//! cache's latent elements are compared by their bytes. Compared within a tolerance are tensor cores, whose order of additions is not
+//! defined, `ex2.approx` and `lg2.approx` in `swiglu`, `gate` and `sample`, and rotated elements, whose products ptxas may fuse with a
+//! sum. `experts` rounds between its products, so that such differences grow: its own tests hold it against sums in f64 on either device.
 
 use cachalot_tensor::{DType, F8E4M3};
 use cachalot_testkit::{Random, Tolerance, assert_close};
 use half::bf16;
 
 use crate::act_quant::Quantised;
+use crate::embedding::cuda::{Embedding, EmbeddingKernel, embedding};
+use crate::gate::cuda::{Gate, GateKernels, gate, num_logits};
 use crate::indexer_logits::reference::IndexerCase;
 use crate::layer_norm::cuda::{LayerNorm, LayerNormKernels, layer_norm};
 use crate::mla::cuda::{MlaAbsorbed, MlaKernels, MlaPlan, PARTIAL_TAIL, PLAN_ROWS, mla_absorbed, mla_plan};
 use crate::rms_norm::cuda::{RmsNorm, RmsNormKernels, rms_norm};
 use crate::rope::yarn_inv_freq;
 use crate::rope_cache_write::FP8_RECORD_BYTES;
+use crate::swiglu::cuda::{SwiGlu, SwiGluKernel, swiglu};
 use crate::test_gpu::{TestGpu, bf16s, f32s};
 use crate::{
     ActQuant, ActQuantKernel, Bf16BatchedGemm, Bf16Gemm, Bf16GemmKernels, Fp8Gemm, Fp8GemmKernels, IndexerLogits,
@@ -45,7 +49,10 @@ impl Output {
 /// A kernel with inputs that are the same on every device.
 type Case = (&'static str, fn(&TestGpu) -> Output);
 
-const CASES: [Case; 12] = [
+const CASES: [Case; 15] = [
+    ("embedding", looked_up),
+    ("swiglu", gated),
+    ("gate", routed),
     ("rms_norm", normed),
     ("act_quant", quantised),
     ("top_k", chosen),
@@ -93,6 +100,57 @@ fn bytes_of(device: &TestGpu, buffer: &cachalot_cuda::DeviceBuffer) -> Vec<u8> {
     let mut bytes = vec![0; buffer.num_bytes()];
     device.stream.download_bytes(buffer, &mut bytes).expect("a written buffer");
     bytes
+}
+
+fn looked_up(device: &TestGpu) -> Output {
+    let kernel = EmbeddingKernel::new(&device.gpu).expect("the kernel");
+    let table = device.filled([5, 7168], &bf16s(&Random::new(9).gaussian(5 * 7168)));
+    let ids = device.filled([3], &[4, 0, 4]);
+    let mut out = device.unwritten(DType::BF16, [3, 7168]);
+    let args = Embedding { ids: ids.view(), table: table.view(), out: out.view_mut() };
+    embedding(&device.stream, &kernel, args).expect("valid arguments");
+    Output::exact(bytes_of(device, &out))
+}
+
+fn gated(device: &TestGpu) -> Output {
+    let kernel = SwiGluKernel::new(&device.gpu).expect("the kernel");
+    let both = device.filled([3, 4096], &bf16s(&Random::new(10).gaussian(3 * 4096)));
+    let mut out = device.unwritten(DType::BF16, [3, 2048]);
+    let args = SwiGlu {
+        gate: both.view().columns(0..2048),
+        up: both.view().columns(2048..4096),
+        slot_mapping: None,
+        out: Some(out.view_mut()),
+        quantised: None,
+    };
+    swiglu(&device.stream, &kernel, args).expect("valid arguments");
+    Output::close(f32s(&device.read(&out)))
+}
+
+/// The ids are exact, too, because no two scores are nearly equal; their weights are not.
+fn routed(device: &TestGpu) -> Output {
+    let kernels = GateKernels::new(&device.gpu).expect("the kernels");
+    let mut random = Random::new(11);
+    let x = device.filled([3, 1024], &bf16s(&random.integers(3 * 1024, 2)));
+    let weight: Vec<f32> = random.values(64 * 1024).iter().map(|weight| weight / 32.0).collect();
+    let (weight, bias) = (device.filled([64, 1024], &bf16s(&weight)), device.filled([64], &random.values(64)));
+    let mut logits = device.unwritten(DType::F32, [num_logits(3, 64, 1024)]);
+    let (mut ids, mut weights) = (device.unwritten(DType::I32, [3, 8]), device.unwritten(DType::F32, [3, 8]));
+    let args = Gate {
+        x: x.view(),
+        weight: weight.view(),
+        bias: bias.view(),
+        slot_mapping: None,
+        n_group: 8,
+        topk_group: 4,
+        norm_topk_prob: true,
+        routed_scaling_factor: 2.5,
+        logits: logits.view_mut(),
+        expert_ids: ids.view_mut(),
+        expert_weights: weights.view_mut(),
+    };
+    gate(&device.stream, &kernels, args).expect("valid arguments");
+    Output { exact: bytes_of(device, &ids), close: device.read(&weights) }
 }
 
 fn normed(device: &TestGpu) -> Output {

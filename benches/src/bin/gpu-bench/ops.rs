@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use cachalot_ops::act_quant::{Quantised, SCALE_GROUP};
+use cachalot_ops::embedding::cuda::{Embedding, EmbeddingKernel, embedding};
+use cachalot_ops::experts::cuda::{ExpertWeights, Experts, ExpertsKernels, ExpertsShape, ExpertsWorkspace, experts};
 use cachalot_ops::fp8_gemm::SCALE_BLOCK;
+use cachalot_ops::gate::cuda::{Gate, GateKernels, gate, num_logits};
 use cachalot_ops::indexer_quant::{INDEX_BLOCK_SIZE, INDEX_HEAD_DIM, INDEX_KEY_BYTES};
 use cachalot_ops::layer_norm::cuda::{LayerNorm, LayerNormKernels, layer_norm};
 use cachalot_ops::mla::cuda::{
@@ -11,6 +14,7 @@ use cachalot_ops::mla::cuda::{
 use cachalot_ops::rms_norm::cuda::{RmsNorm, RmsNormKernels, rms_norm};
 use cachalot_ops::rope::yarn_inv_freq;
 use cachalot_ops::rope_cache_write::FP8_RECORD_BYTES;
+use cachalot_ops::swiglu::cuda::{SwiGlu, SwiGluKernel, swiglu};
 use cachalot_ops::{
     ActQuant, ActQuantKernel, Bf16BatchedGemm, Bf16Gemm, Bf16GemmKernels, Fp8Gemm, Fp8GemmKernels, IndexerLogits,
     IndexerLogitsKernel, IndexerQuant, IndexerQuantKernel, KeyPlace, RopeCacheWrite, RopeCacheWriteKernels, RopeLayout,
@@ -34,6 +38,12 @@ const BLOCK_SIZE: usize = 64;
 const TOP_K: usize = 2048;
 const INDEX_NUM_HEADS: usize = 64;
 const VOCAB_SIZE: usize = 129_280;
+const HIDDEN_SIZE: usize = 7168;
+const EXPERT_SIZE: usize = 2048;
+const NUM_EXPERTS: usize = 256;
+const NUM_CHOSEN: usize = 8;
+/// Experts of one of 16 ranks: two copies of their weights fit the arena.
+const RANK_EXPERTS: usize = 16;
 
 /// All of them.
 pub(crate) fn cases() -> Vec<Case> {
@@ -47,6 +57,12 @@ pub(crate) fn cases() -> Vec<Case> {
             cases.push(act_quant_case(num_tokens, k));
         }
     }
+    for num_tokens in [1, 64, 512, 4096] {
+        cases.push(embedding_case(num_tokens));
+        cases.extend([2048, 18_432].map(|dim| swiglu_case(num_tokens, dim)));
+        cases.push(gate_case(num_tokens));
+    }
+    cases.extend([1, 8, 32, 256].map(experts_case));
     for num_tokens in [1, 64, 4096] {
         cases.extend([false, true].map(|is_fp8| rope_case(num_tokens, is_fp8)));
     }
@@ -618,6 +634,177 @@ fn top_k_merge_case(num_rows: usize, stretch: usize) -> Case {
     }
 }
 
+/// Rows read and written, and their numbers.
+fn embedding_work(num_tokens: usize, dim: usize) -> Work {
+    Work { bytes: num_tokens * (4 * dim + 4), flops: 0 }
+}
+
+fn embedding_case(num_tokens: usize) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernel = EmbeddingKernel::new(data.gpu)?;
+        let ids: Vec<i32> = (0..num_tokens as i32).rev().collect();
+        let ids = data.filled([num_tokens], &ids)?;
+        let mut sets = copies(num_copies, || {
+            let shape = [num_tokens, HIDDEN_SIZE];
+            Ok((data.bf16(shape)?, data.gpu.alloc(DType::BF16, shape)?))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let (table, out) = &mut sets[copy];
+            let args = Embedding { ids: ids.view(), table: table.view(), out: out.view_mut() };
+            Ok(embedding(stream, &kernel, args)?)
+        }))
+    };
+    Case {
+        op: "embedding",
+        shape: format!("{num_tokens}x{HIDDEN_SIZE}"),
+        variant: "bf16".to_owned(),
+        work: embedding_work(num_tokens, HIDDEN_SIZE),
+        tensor_cores: None,
+        prepare: Box::new(prepare),
+    }
+}
+
+/// Two bf16 in, FP8 and scales out.
+fn swiglu_work(num_tokens: usize, dim: usize) -> Work {
+    Work { bytes: num_tokens * (5 * dim + 4 * dim / SCALE_GROUP), flops: 4 * num_tokens * dim }
+}
+
+fn swiglu_case(num_tokens: usize, dim: usize) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernel = SwiGluKernel::new(data.gpu)?;
+        let mut sets = copies(num_copies, || {
+            let values = data.gpu.alloc(DType::F8E4M3, [num_tokens, dim])?;
+            let scales = data.gpu.alloc(DType::F32, [dim / SCALE_GROUP, num_tokens])?;
+            Ok((data.bf16([num_tokens, 2 * dim])?, values, scales))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let (both, values, scales) = &mut sets[copy];
+            let (values, scales) = (values.view_mut(), scales.view_mut());
+            let args = SwiGlu {
+                gate: both.view().columns(0..dim),
+                up: both.view().columns(dim..2 * dim),
+                slot_mapping: None,
+                out: None,
+                quantised: Some(Quantised { values, scales, scale_format: ScaleFormat::Ue8m0 }),
+            };
+            Ok(swiglu(stream, &kernel, args)?)
+        }))
+    };
+    Case {
+        op: "swiglu",
+        shape: format!("{num_tokens}x{dim}"),
+        variant: "to FP8, UE8M0".to_owned(),
+        work: swiglu_work(num_tokens, dim),
+        tensor_cores: None,
+        prepare: Box::new(prepare),
+    }
+}
+
+/// x and weight in bf16 and the bias in, ids and weights out.
+fn gate_work(num_tokens: usize) -> Work {
+    let bytes = 2 * (num_tokens + NUM_EXPERTS) * HIDDEN_SIZE + 4 * NUM_EXPERTS + 8 * num_tokens * NUM_CHOSEN;
+    Work { bytes, flops: 2 * num_tokens * NUM_EXPERTS * HIDDEN_SIZE }
+}
+
+fn gate_case(num_tokens: usize) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernels = GateKernels::new(data.gpu)?;
+        let bias = data.filled([NUM_EXPERTS], &[0.0f32])?;
+        let mut sets = copies(num_copies, || {
+            let logits = data.gpu.alloc(DType::F32, [num_logits(num_tokens, NUM_EXPERTS, HIDDEN_SIZE)])?;
+            let shape = [num_tokens, NUM_CHOSEN];
+            let chosen = (data.gpu.alloc(DType::I32, shape)?, data.gpu.alloc(DType::F32, shape)?);
+            Ok((data.bf16([num_tokens, HIDDEN_SIZE])?, data.bf16([NUM_EXPERTS, HIDDEN_SIZE])?, logits, chosen))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let (x, weight, logits, (ids, weights)) = &mut sets[copy];
+            let args = Gate {
+                x: x.view(),
+                weight: weight.view(),
+                bias: bias.view(),
+                slot_mapping: None,
+                n_group: 8,
+                topk_group: 4,
+                norm_topk_prob: true,
+                routed_scaling_factor: 2.5,
+                logits: logits.view_mut(),
+                expert_ids: ids.view_mut(),
+                expert_weights: weights.view_mut(),
+            };
+            Ok(gate(stream, &kernels, args)?)
+        }))
+    };
+    Case {
+        op: "gate",
+        shape: format!("{num_tokens}x{NUM_EXPERTS}x{HIDDEN_SIZE}"),
+        variant: "8 of 256, 4 of 8 groups".to_owned(),
+        work: gate_work(num_tokens),
+        tensor_cores: Some(TensorCores::Bf16),
+        prepare: Box::new(prepare),
+    }
+}
+
+/// The weights of the experts that are chosen, FP8 x, and bf16 out read and written; scales are small beside them.
+fn experts_work(num_tokens: usize) -> Work {
+    let num_pairs = num_tokens * NUM_CHOSEN;
+    let weights = 3 * HIDDEN_SIZE * EXPERT_SIZE;
+    let bytes = num_pairs.min(RANK_EXPERTS) * weights + num_tokens * HIDDEN_SIZE * 5;
+    Work { bytes, flops: 2 * num_pairs * weights }
+}
+
+/// The experts of one rank, each of which gets as many tokens as the others.
+fn experts_case(num_tokens: usize) -> Case {
+    let prepare = move |data: &Data<'_>, num_copies: usize| -> Result<Launcher> {
+        let kernels = ExpertsKernels::new(data.gpu)?;
+        let shape = ExpertsShape {
+            max_tokens: num_tokens,
+            num_experts_per_tok: NUM_CHOSEN,
+            n_routed_experts: RANK_EXPERTS,
+            hidden_size: HIDDEN_SIZE,
+            moe_intermediate_size: EXPERT_SIZE,
+        };
+        let mut workspace = ExpertsWorkspace::new(data.gpu, shape)?;
+        let mut random = Random::new(3);
+        // Below 2, of both signs: no code is NaN.
+        let codes: Vec<F8E4M3> = (0..1 << 18).map(|_| F8E4M3(random.bits() as u8 & 0xbf)).collect();
+        let ids: Vec<i32> = (0..num_tokens * NUM_CHOSEN).map(|pair| (pair % RANK_EXPERTS) as i32).collect();
+        let (ids, weights) =
+            (data.filled([num_tokens, NUM_CHOSEN], &ids)?, data.filled([num_tokens, NUM_CHOSEN], &[0.1f32])?);
+        let [hidden_blocks, expert_blocks] = [HIDDEN_SIZE / SCALE_BLOCK, EXPERT_SIZE / SCALE_BLOCK];
+        let mut sets = copies(num_copies, || {
+            let gate_up = data.filled([RANK_EXPERTS, 2 * EXPERT_SIZE, HIDDEN_SIZE], &codes)?;
+            let gate_up_scales = data.filled([RANK_EXPERTS, 2 * expert_blocks, hidden_blocks], &[0.01f32])?;
+            let down = data.filled([RANK_EXPERTS, HIDDEN_SIZE, EXPERT_SIZE], &codes)?;
+            let down_scales = data.filled([RANK_EXPERTS, hidden_blocks, expert_blocks], &[0.01f32])?;
+            let x_scale = data.filled([hidden_blocks, num_tokens], &[0.01f32])?;
+            let x = (data.filled([num_tokens, HIDDEN_SIZE], &codes)?, x_scale);
+            Ok((x, [gate_up, gate_up_scales], [down, down_scales], data.bf16([num_tokens, HIDDEN_SIZE])?))
+        })?;
+        Ok(Box::new(move |stream, copy| {
+            let ((x, x_scale), gate_up, down, out) = &mut sets[copy];
+            let args = Experts {
+                x: x.view(),
+                x_scale: x_scale.view(),
+                gate_up_proj: ExpertWeights { values: gate_up[0].view(), scales: gate_up[1].view() },
+                down_proj: ExpertWeights { values: down[0].view(), scales: down[1].view() },
+                expert_ids: ids.view(),
+                expert_weights: weights.view(),
+                scale_format: ScaleFormat::Ue8m0,
+                out: out.view_mut(),
+            };
+            Ok(experts(stream, &kernels, &mut workspace, args)?)
+        }))
+    };
+    Case {
+        op: "experts",
+        shape: format!("{num_tokens} tokens, 8 of {RANK_EXPERTS} experts, {HIDDEN_SIZE}x{EXPERT_SIZE}"),
+        variant: "five launches".to_owned(),
+        work: experts_work(num_tokens),
+        tensor_cores: Some(TensorCores::Fp8),
+        prepare: Box::new(prepare),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use cachalot_cuda::Gpu;
@@ -630,6 +817,10 @@ mod tests {
         let more = |work: fn(usize) -> Work| work(2).bytes - work(1).bytes;
         assert_eq!(more(|tokens| rms_norm_work(tokens, 7168, false)), 28 << 10);
         assert_eq!(more(|tokens| act_quant_work(tokens, 7168)), 21_728);
+        assert_eq!(more(|tokens| embedding_work(tokens, 7168)), (28 << 10) + 4);
+        assert_eq!(more(|tokens| swiglu_work(tokens, 2048)), 5 * 2048 + 4 * 16);
+        assert_eq!(more(gate_work), 2 * 7168 + 8 * 8);
+        assert_eq!(experts_work(1).bytes, 8 * 44_040_192 + 5 * 7168);
         assert_eq!(more(|tokens| rope_work(tokens, false)), 32_768 + 2 * 1152 + 8);
         assert_eq!(fp8_gemm_work([1, 128, 256]), Work { bytes: 256 + 128 * 256 + 256 + 4 * 4, flops: 65_536 });
         assert_eq!(bf16_gemm_work([2, 8, 16]), Work { bytes: 2 * (32 + 128 + 16), flops: 512 });
@@ -659,6 +850,8 @@ mod tests {
             [
                 "rms_norm",
                 "act_quant",
+                "embedding",
+                "swiglu",
                 "rope_cache_write",
                 "layer_norm",
                 "top_k",

@@ -1,6 +1,9 @@
 //! Token embedding.
 
 mod cpu;
+pub mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,9 @@
 //! experts are added in ascending order of their ids, so that its result does not depend on the other tokens.
 
 pub(crate) mod cpu;
+pub mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 mod reference;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,9 @@
 //! Everything is f32: a bf16 sigmoid creates ties.
 
 mod cpu;
+pub mod cuda;
+#[cfg(all(test, feature = "cuda"))]
+mod cuda_tests;
 mod reference;
 #[cfg(test)]
 mod tests;
@@ -72,24 +75,29 @@ pub fn gate(ctx: &Context, args: Gate<'_>) -> Result<()> {
     dims.dtype("expert_ids", args.expert_ids.dtype(), &[DType::I32], "I32")?;
     dims.f32("expert_weights", args.expert_weights.dtype())?;
 
-    let (n_group, topk_group) = (args.n_group, args.topk_group);
-    let possible = n_group > 0
-        && num_experts.is_multiple_of(n_group)
-        && (1..=n_group).contains(&topk_group)
-        && num_chosen <= topk_group * (num_experts / n_group);
-    if !possible {
-        return Err(Error::Unsupported {
-            op: OP,
-            got: format!(
-                "choosing {num_chosen} of {num_experts} experts from {topk_group} of {n_group} groups \
-                 (num_experts_per_tok, n_routed_experts, topk_group, n_group)"
-            ),
-            supported: "n_group that divides n_routed_experts, topk_group from 1 to n_group, num_experts_per_tok up to \
-                        the experts in topk_group groups",
-        });
-    }
+    check_choice(num_chosen, num_experts, args.topk_group, args.n_group)?;
     match ctx.device() {
         Device::Reference => reference::run(args),
         Device::Cpu => cpu::run(ctx, args),
     }
+}
+
+/// Refuses numbers of groups and experts that do not allow a choice.
+fn check_choice(num_chosen: usize, num_experts: usize, topk_group: usize, n_group: usize) -> Result<()> {
+    let possible = n_group > 0
+        && num_experts.is_multiple_of(n_group)
+        && (1..=n_group).contains(&topk_group)
+        && num_chosen <= topk_group * (num_experts / n_group);
+    if possible {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        op: OP,
+        got: format!(
+            "choosing {num_chosen} of {num_experts} experts from {topk_group} of {n_group} groups \
+             (num_experts_per_tok, n_routed_experts, topk_group, n_group)"
+        ),
+        supported: "n_group that divides n_routed_experts, topk_group from 1 to n_group, num_experts_per_tok up to \
+                    the experts in topk_group groups",
+    })
 }
