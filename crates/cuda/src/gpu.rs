@@ -3,13 +3,13 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cachalot_tensor::{DType, Shape};
+use cachalot_tensor::{Buffer, DType, Shape, View};
 
 use crate::arena::Arena;
 use crate::backend::Backend;
 use crate::{
-    Address, DeviceBuffer, DeviceView, EmbeddedModule, Error, Event, Kernel, MODULES, Params, Result, Stream,
-    TensorMap, TensorMapArgs, tensor_map,
+    Address, EmbeddedModule, Error, Event, Kernel, MODULES, Params, Result, Stream, TensorMap, TensorMapArgs,
+    tensor_map,
 };
 
 /// What is known about a GPU.
@@ -110,14 +110,14 @@ impl Gpu {
     ///
     /// # Errors
     /// [`Error::ArenaFull`], or [`Error::Sealed`] after [`seal`](Gpu::seal).
-    pub fn alloc(&self, dtype: DType, shape: impl Into<Shape>) -> Result<DeviceBuffer> {
+    pub fn alloc(&self, dtype: DType, shape: impl Into<Shape>) -> Result<Buffer> {
         let shape = shape.into();
         let bytes = (shape.num_elements() * dtype.size_bytes()) as u64;
         let address = self.arena().take(bytes)?;
         if bytes > 0 {
             self.0.backend.carve(address, bytes)?;
         }
-        Ok(DeviceBuffer::new(Address(address), dtype, shape))
+        Ok(Buffer::on_device(dtype, shape, Address(address)))
     }
 
     /// Ends the planning: from here on [`alloc`](Gpu::alloc) is an error.
@@ -160,7 +160,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::TensorMap`] says which rule is broken: the view begins at a multiple of 16 bytes, its rows are a multiple of 16
     /// bytes apart, a row of the box is a multiple of 16 bytes, ...
-    pub fn tensor_map(&self, view: DeviceView<'_>, args: &TensorMapArgs) -> Result<TensorMap> {
+    pub fn tensor_map(&self, view: View<'_>, args: &TensorMapArgs) -> Result<TensorMap> {
         let encoding = tensor_map::encoding(&view, args)?;
         let refuse = |reason| Error::TensorMap { shape: view.shape(), dtype: view.dtype(), reason };
         self.0.backend.encode(&encoding).map(TensorMap::new).map_err(refuse)

@@ -1,7 +1,7 @@
 //! The CUDA runtime: kernels, streams, graphs and memory, on a GPU or on the emulator.
 //!
 //! - [`Gpu`]: one GPU through the CUDA driver ([`Gpu::open`]), or the emulator ([`Gpu::emulated`]). The same calls drive both.
-//! - [`DeviceBuffer`], [`DeviceView`], [`DeviceViewMut`]: memory from one arena that is taken at start.
+//! - [`Gpu::alloc`]: [`Buffer`](cachalot_tensor::Buffer)s of one arena that is taken at start; their views lie on the device.
 //! - [`Stream`], [`Event`], [`Graph`]: order. [`Kernel`], [`Launch`], [`params!`]: launches.
 //!
 //! The driver is loaded when it is first asked for: a binary with the feature `cuda` starts on a machine without any CUDA library,
@@ -47,7 +47,6 @@ extern crate self as cachalot_cuda;
 
 mod arena;
 mod backend;
-mod buffer;
 #[cfg(feature = "cuda")]
 mod driver;
 mod embedded;
@@ -63,14 +62,14 @@ mod stream;
 mod tensor_map;
 
 pub use bytemuck;
+pub use cachalot_tensor::Address;
 
-pub use buffer::{DeviceBuffer, DeviceView, DeviceViewMut};
 pub use embedded::{EmbeddedModule, KernelResources, MODULES};
 pub use error::{Error, Result};
 pub use gpu::{DeviceInfo, Gpu};
 pub use graph::{Graph, GraphBuckets};
 pub use kernel::{Kernel, Launch};
 pub use nvtx::Range;
-pub use params::{Address, Params};
+pub use params::Params;
 pub use stream::{Event, Stream};
 pub use tensor_map::{Swizzle, TensorMap, TensorMapArgs};

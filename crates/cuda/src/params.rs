@@ -1,17 +1,6 @@
-//! The argument struct of a kernel, and device addresses in it.
+//! The argument struct of a kernel.
 
-use bytemuck::{Pod, Zeroable};
-
-/// An address in device memory, as kernels take it. It is plain data: it does not keep its buffer borrowed, but buffers live in
-/// the arena for as long as the [`Gpu`](crate::Gpu).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Pod, Zeroable)]
-#[repr(transparent)]
-pub struct Address(pub u64);
-
-impl Address {
-    /// What a kernel takes for an argument that is not given.
-    pub const NULL: Address = Address(0);
-}
+use bytemuck::Pod;
 
 /// An argument struct, declared with [`params!`](macro@crate::params).
 pub trait Params: Pod {}

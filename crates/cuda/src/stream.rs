@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cachalot_tensor::{DType, Element};
+use cachalot_tensor::{DType, Element, View, ViewMut};
 
 use crate::backend::{EventHandle, StreamHandle};
-use crate::{DeviceView, DeviceViewMut, Error, Gpu, Graph, Kernel, Launch, Params, Result};
+use crate::{Error, Gpu, Graph, Kernel, Launch, Params, Result};
 
 /// So many launches are named when the device reports an error.
 const NUM_RECENT: usize = 8;
@@ -53,7 +53,7 @@ impl Stream {
     ///
     /// # Errors
     /// [`Error::DType`] or [`Error::Shape`] if `values` are not exactly the elements of `to`; [`Error::Order`] in a capture.
-    pub fn upload<'a, T: Element>(&self, to: impl Into<DeviceViewMut<'a>>, values: &[T]) -> Result<()> {
+    pub fn upload<'a, T: Element>(&self, to: impl Into<ViewMut<'a>>, values: &[T]) -> Result<()> {
         let to = to.into();
         check_dtype("upload", to.dtype(), T::DTYPE)?;
         self.upload_bytes(to, bytemuck::cast_slice(values))
@@ -63,7 +63,7 @@ impl Stream {
     ///
     /// # Errors
     /// [`Error::Shape`] if `bytes` are not exactly the bytes of `to`; [`Error::Order`] in a capture.
-    pub fn upload_bytes<'a>(&self, to: impl Into<DeviceViewMut<'a>>, bytes: &[u8]) -> Result<()> {
+    pub fn upload_bytes<'a>(&self, to: impl Into<ViewMut<'a>>, bytes: &[u8]) -> Result<()> {
         let to = to.into();
         check_bytes("upload", &to.as_view(), bytes.len())?;
         if bytes.is_empty() {
@@ -77,7 +77,7 @@ impl Stream {
     /// # Errors
     /// [`Error::DType`] or [`Error::Shape`] if `values` are not exactly the elements of `from`; [`Error::Order`] in a capture;
     /// [`Error::Driver`] names the last launches if one of them failed.
-    pub fn download<'a, T: Element>(&self, from: impl Into<DeviceView<'a>>, values: &mut [T]) -> Result<()> {
+    pub fn download<'a, T: Element>(&self, from: impl Into<View<'a>>, values: &mut [T]) -> Result<()> {
         let from = from.into();
         check_dtype("download", from.dtype(), T::DTYPE)?;
         self.download_bytes(from, bytemuck::cast_slice_mut(values))
@@ -87,7 +87,7 @@ impl Stream {
     ///
     /// # Errors
     /// As [`download`](Stream::download).
-    pub fn download_bytes<'a>(&self, from: impl Into<DeviceView<'a>>, bytes: &mut [u8]) -> Result<()> {
+    pub fn download_bytes<'a>(&self, from: impl Into<View<'a>>, bytes: &mut [u8]) -> Result<()> {
         let from = from.into();
         check_bytes("download", &from, bytes.len())?;
         if bytes.is_empty() {
@@ -100,7 +100,7 @@ impl Stream {
     ///
     /// # Errors
     /// As [`download`](Stream::download).
-    pub fn to_vec<'a, T: Element>(&self, from: impl Into<DeviceView<'a>>) -> Result<Vec<T>> {
+    pub fn to_vec<'a, T: Element>(&self, from: impl Into<View<'a>>) -> Result<Vec<T>> {
         let from = from.into();
         let mut values = vec![<T as bytemuck::Zeroable>::zeroed(); from.shape().num_elements()];
         self.download(from, &mut values)?;
@@ -111,7 +111,7 @@ impl Stream {
     ///
     /// # Errors
     /// [`Error::DType`] or [`Error::Shape`] if the two differ, or if there are gaps between rows.
-    pub fn copy<'a, 'b>(&self, to: impl Into<DeviceViewMut<'a>>, from: impl Into<DeviceView<'b>>) -> Result<()> {
+    pub fn copy<'a, 'b>(&self, to: impl Into<ViewMut<'a>>, from: impl Into<View<'b>>) -> Result<()> {
         let (to, from) = (to.into(), from.into());
         check_dtype("copy", to.dtype(), from.dtype())?;
         check_bytes("copy", &from, from.num_bytes())?;
@@ -126,7 +126,7 @@ impl Stream {
     ///
     /// # Errors
     /// [`Error::Shape`] if there are gaps between rows.
-    pub fn fill<'a>(&self, to: impl Into<DeviceViewMut<'a>>, byte: u8) -> Result<()> {
+    pub fn fill<'a>(&self, to: impl Into<ViewMut<'a>>, byte: u8) -> Result<()> {
         let to = to.into();
         let num_bytes = to.as_view().num_bytes();
         check_bytes("fill", &to.as_view(), num_bytes)?;
@@ -261,7 +261,7 @@ fn check_dtype(action: &'static str, device: DType, host: DType) -> Result<()> {
     if device == host { Ok(()) } else { Err(Error::DType { action, device, host }) }
 }
 
-fn check_bytes(action: &'static str, view: &DeviceView<'_>, num_bytes: usize) -> Result<()> {
+fn check_bytes(action: &'static str, view: &View<'_>, num_bytes: usize) -> Result<()> {
     let reason = if !view.is_contiguous() {
         format!("its rows are {} elements apart", view.row_stride())
     } else if view.num_bytes() != num_bytes {

@@ -1,10 +1,10 @@
 //! Descriptions of tensors for the bulk copies of sm_90 (TMA).
 
 use bytemuck::{Pod, Zeroable};
-use cachalot_tensor::Shape;
+use cachalot_tensor::{Shape, View};
 
 use crate::backend::TensorMapEncoding;
-use crate::{DeviceView, Error, Result};
+use crate::{Error, Result};
 
 /// A `CUtensorMap`: opaque, passed inside the argument struct of a kernel. PTX wants it at a multiple of 64.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -43,7 +43,7 @@ pub struct TensorMapArgs {
 }
 
 /// Turns the view, outermost dimension first, into what the driver takes, innermost first.
-pub(crate) fn encoding(view: &DeviceView<'_>, args: &TensorMapArgs) -> Result<TensorMapEncoding> {
+pub(crate) fn encoding(view: &View<'_>, args: &TensorMapArgs) -> Result<TensorMapEncoding> {
     let (shape, dtype) = (view.shape(), view.dtype());
     let refuse = |reason: String| Error::TensorMap { shape, dtype, reason };
     if shape.rank() == 0 || shape.rank() != args.box_shape.rank() {
@@ -73,21 +73,21 @@ pub(crate) fn encoding(view: &DeviceView<'_>, args: &TensorMapArgs) -> Result<Te
 
 #[cfg(test)]
 mod tests {
-    use cachalot_tensor::DType;
+    use cachalot_tensor::{Buffer, DType};
 
     use super::*;
-    use crate::{Address, DeviceBuffer};
+    use crate::Address;
 
     #[test]
     fn dimensions_are_reversed_and_strides_counted_in_bytes() {
-        let buffer = DeviceBuffer::new(Address(4096), DType::BF16, Shape::new(&[10, 24]));
+        let buffer = Buffer::on_device(DType::BF16, [10, 24], Address(4096));
         let view = buffer.view().columns(8..24).reshape_rows([10, 2, 8]);
         let args = TensorMapArgs { box_shape: Shape::new(&[4, 1, 8]), swizzle: Swizzle::None };
         let encoded = encoding(&view, &args).unwrap();
         assert_eq!((encoded.address, encoded.dims), (4096 + 16, vec![8, 2, 10]));
         assert_eq!((encoded.strides, encoded.box_dims), (vec![16, 48], vec![8, 1, 4]));
 
-        let row = DeviceBuffer::new(Address(0), DType::F32, Shape::new(&[16]));
+        let row = Buffer::on_device(DType::F32, [16], Address(0));
         let args = TensorMapArgs { box_shape: Shape::new(&[4]), swizzle: Swizzle::None };
         assert_eq!(encoding(&row.view(), &args).unwrap().strides, [0; 0]);
         assert!(matches!(encoding(&view, &args), Err(Error::TensorMap { .. })));

@@ -2,9 +2,9 @@
 #![cfg(feature = "cuda")]
 
 use cachalot_cuda::{
-    Address, DeviceBuffer, Error, Gpu, GraphBuckets, Kernel, Launch, Result, Stream, Swizzle, TensorMapArgs, params,
+    Address, Error, Gpu, GraphBuckets, Kernel, Launch, Result, Stream, Swizzle, TensorMapArgs, params,
 };
-use cachalot_tensor::{DType, Shape};
+use cachalot_tensor::{Buffer, DType, Shape};
 
 params! {
     /// Arguments of `affine_i32`.
@@ -46,7 +46,7 @@ fn gpus() -> Vec<Gpu> {
 /// `x = x * scale + offset` on integers: two of these do not commute, so their order shows.
 struct Affine {
     kernel: Kernel<AffineParams>,
-    x: DeviceBuffer,
+    x: Buffer,
 }
 
 impl Affine {

@@ -1,12 +1,11 @@
 //! What the launchers check of their arguments besides dimensions and dtypes: what the kernels' loads and counters take.
 
-use cachalot_cuda::DeviceView;
-
 use crate::{Error, Result};
+use cachalot_tensor::View;
 
 /// Refuses a view that does not begin at a multiple of `bytes`, which is 8 or 16; if it has more dimensions than one, each of its
 /// rows must.
-pub(crate) fn aligned(op: &'static str, arg: &str, view: DeviceView<'_>, bytes: usize) -> Result<()> {
+pub(crate) fn aligned(op: &'static str, arg: &str, view: View<'_>, bytes: usize) -> Result<()> {
     let (address, row_bytes) = (view.address().0, view.row_stride() * view.dtype().size_bytes());
     let has_rows = view.shape().rank() > 1 && view.shape().num_rows() > 1;
     if address.is_multiple_of(bytes as u64) && (!has_rows || row_bytes.is_multiple_of(bytes)) {
@@ -18,7 +17,7 @@ pub(crate) fn aligned(op: &'static str, arg: &str, view: DeviceView<'_>, bytes: 
 }
 
 /// Refuses a view with gaps between its rows.
-pub(crate) fn contiguous(op: &'static str, arg: &str, view: DeviceView<'_>) -> Result<()> {
+pub(crate) fn contiguous(op: &'static str, arg: &str, view: View<'_>) -> Result<()> {
     if view.is_contiguous() {
         return Ok(());
     }

@@ -6,7 +6,7 @@
 //! defined, `ex2.approx` and `lg2.approx` in `swiglu`, `gate` and `sample`, and rotated elements, whose products ptxas may fuse with a
 //! sum. `experts` rounds between its products, so that such differences grow: its own tests hold it against sums in f64 on either device.
 
-use cachalot_tensor::{DType, F8E4M3};
+use cachalot_tensor::{Buffer, DType, F8E4M3};
 use cachalot_testkit::{Random, Tolerance, assert_close};
 use half::bf16;
 
@@ -96,7 +96,7 @@ fn the_emulator_agrees_with_itself() {
     }
 }
 
-fn bytes_of(device: &TestGpu, buffer: &cachalot_cuda::DeviceBuffer) -> Vec<u8> {
+fn bytes_of(device: &TestGpu, buffer: &Buffer) -> Vec<u8> {
     let mut bytes = vec![0; buffer.num_bytes()];
     device.stream.download_bytes(buffer, &mut bytes).expect("a written buffer");
     bytes

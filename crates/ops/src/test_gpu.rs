@@ -2,8 +2,8 @@
 
 use std::fmt::Debug;
 
-use cachalot_cuda::{DeviceBuffer, DeviceView, DeviceViewMut, Gpu, Stream};
-use cachalot_tensor::{DType, Element, Shape};
+use cachalot_cuda::{Gpu, Stream};
+use cachalot_tensor::{Buffer, DType, Element, Shape, View, ViewMut};
 use half::bf16;
 
 /// The number of the GPU to test on, counted from 0; without it tests run on the emulator.
@@ -43,19 +43,19 @@ impl TestGpu {
     }
 
     /// A buffer of the given values.
-    pub(crate) fn filled<T: Element>(&self, shape: impl Into<Shape>, values: &[T]) -> DeviceBuffer {
+    pub(crate) fn filled<T: Element>(&self, shape: impl Into<Shape>, values: &[T]) -> Buffer {
         let mut buffer = self.unwritten(T::DTYPE, shape);
         self.stream.upload(&mut buffer, values).expect("one value per element");
         buffer
     }
 
     /// A buffer that must not be read before it is written.
-    pub(crate) fn unwritten(&self, dtype: DType, shape: impl Into<Shape>) -> DeviceBuffer {
+    pub(crate) fn unwritten(&self, dtype: DType, shape: impl Into<Shape>) -> Buffer {
         self.gpu.alloc(dtype, shape).expect("room in the arena")
     }
 
     /// The values of a buffer.
-    pub(crate) fn read<T: Element>(&self, buffer: &DeviceBuffer) -> Vec<T> {
+    pub(crate) fn read<T: Element>(&self, buffer: &Buffer) -> Vec<T> {
         self.stream.to_vec(buffer).expect("values that were written")
     }
 
@@ -95,17 +95,17 @@ fn same_bits<T: Element>(a: &T, b: &T) -> bool {
 
 /// A matrix in the left part of a wider one.
 pub(crate) struct Strided<T> {
-    buffer: DeviceBuffer,
+    buffer: Buffer,
     num_cols: usize,
     mark: T,
 }
 
 impl<T> Strided<T> {
-    pub(crate) fn view(&self) -> DeviceView<'_> {
+    pub(crate) fn view(&self) -> View<'_> {
         self.buffer.view().columns(0..self.num_cols)
     }
 
-    pub(crate) fn view_mut(&mut self) -> DeviceViewMut<'_> {
+    pub(crate) fn view_mut(&mut self) -> ViewMut<'_> {
         self.buffer.view_mut().columns(0..self.num_cols)
     }
 }

@@ -25,6 +25,9 @@ pub enum Error {
         /// Dtype held.
         got: DType,
     },
+    /// The host was to read or write what lies on a device.
+    #[error("the elements lie on a device, where the host cannot reach them")]
+    OnDevice,
     /// A matrix and its block scales do not fit together.
     #[error("block scales are {got}, expected {expected:?} for a weight of {weight:?} in blocks of {block:?}")]
     Scales {

@@ -1,7 +1,7 @@
-//! Dtypes, shapes, views and host buffers. No arithmetic lives here.
+//! Dtypes, shapes, views and buffers, in the memory of the host or of a device. No arithmetic lives here.
 //!
 //! - [`Tensor`]: immutable, reference-counted bytes with a dtype and a shape; usually a window of a memory-mapped file.
-//! - [`Buffer`]: owned, zeroed, mutable memory for activations and caches.
+//! - [`Buffer`]: owned, mutable memory for activations and caches.
 //! - [`View`] and [`ViewMut`]: what operations take. The last dimensions are contiguous; rows (the first dimension) may be
 //!   further apart than their length, so that a range of columns is a view too.
 //! - [`Matrix`]: a linear layer's weight with its optional FP8 block scales.
@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 mod buffer;
 mod dtype;
 mod error;
@@ -25,6 +26,7 @@ mod shape;
 mod tensor;
 mod view;
 
+pub use address::Address;
 pub use buffer::Buffer;
 pub use dtype::{DType, Element, F8E4M3};
 pub use error::{Error, Result};

@@ -2,20 +2,44 @@
 
 use std::ops::Range;
 
-use crate::{DType, Element, Error, Result, Shape};
+use crate::{Address, DType, Element, Error, Result, Shape};
 
-/// A read-only window: `num_rows` rows (the first dimension) of contiguous elements, `row_stride` elements apart.
+/// A read-only window: `num_rows` rows (the first dimension) of contiguous elements, `row_stride` elements apart, in the memory of the
+/// host or of a device.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     dtype: DType,
     shape: Shape,
     row_stride: usize,
-    bytes: &'a [u8],
+    data: Data<'a>,
+}
+
+/// Where the elements of a view lie: the bytes from the first element of the first row to the last element of the last row, gaps
+/// included, or the address of the first element.
+#[derive(Clone, Copy, Debug)]
+enum Data<'a> {
+    Host(&'a [u8]),
+    Device(Address),
+}
+
+impl<'a> Data<'a> {
+    fn slice(self, bytes: Range<usize>) -> Self {
+        match self {
+            Data::Host(all) => Data::Host(&all[bytes]),
+            Data::Device(address) => Data::Device(address.offset(bytes.start)),
+        }
+    }
 }
 
 impl<'a> View<'a> {
     pub(crate) fn contiguous(dtype: DType, shape: Shape, bytes: &'a [u8]) -> Self {
-        View { dtype, shape, row_stride: shape.row_len(), bytes }
+        View { dtype, shape, row_stride: shape.row_len(), data: Data::Host(bytes) }
+    }
+
+    /// A contiguous view of device memory. Nothing is known of that memory here: whoever makes the view answers for it.
+    pub fn on_device(dtype: DType, shape: impl Into<Shape>, address: Address) -> Self {
+        let shape = shape.into();
+        View { dtype, shape, row_stride: shape.row_len(), data: Data::Device(address) }
     }
 
     /// A contiguous view of a slice.
@@ -49,7 +73,7 @@ impl<'a> View<'a> {
     /// If the range reaches past the last row.
     pub fn rows(self, range: Range<usize>) -> View<'a> {
         let bytes = row_bytes(self.dtype, self.shape, self.row_stride, &range);
-        View { shape: with_num_rows(self.shape, range.len()), bytes: &self.bytes[bytes], ..self }
+        View { shape: with_num_rows(self.shape, range.len()), data: self.data.slice(bytes), ..self }
     }
 
     /// A range of the columns of a two-dimensional view.
@@ -58,7 +82,7 @@ impl<'a> View<'a> {
     /// If the view is not two-dimensional or the range reaches past the last column.
     pub fn columns(self, range: Range<usize>) -> View<'a> {
         let (shape, bytes) = column_bytes(self.dtype, self.shape, self.row_stride, &range);
-        View { shape, bytes: &self.bytes[bytes], ..self }
+        View { shape, data: self.data.slice(bytes), ..self }
     }
 
     /// The same rows with another shape of each row, such as `[num_tokens, num_heads, head_dim]` for `[num_tokens, hidden]`.
@@ -74,27 +98,27 @@ impl<'a> View<'a> {
     /// One row.
     ///
     /// # Errors
-    /// [`Error::DType`] if the elements are of another dtype.
+    /// [`Error::DType`] if the elements are of another dtype, [`Error::OnDevice`] if the host cannot read them.
     ///
     /// # Panics
     /// If there is no such row.
     pub fn row<T: Element>(&self, row: usize) -> Result<&'a [T]> {
         check_dtype::<T>(self.dtype)?;
         let bytes = row_bytes(self.dtype, self.shape, self.row_stride, &(row..row + 1));
-        Ok(bytemuck::cast_slice(&self.bytes[bytes]))
+        Ok(bytemuck::cast_slice(&self.bytes()?[bytes]))
     }
 
     /// All elements of a contiguous view.
     ///
     /// # Errors
-    /// [`Error::DType`] if they are of another dtype.
+    /// [`Error::DType`] if they are of another dtype, [`Error::OnDevice`] if the host cannot read them.
     ///
     /// # Panics
     /// If rows are further apart than their length.
     pub fn as_slice<T: Element>(&self) -> Result<&'a [T]> {
         check_dtype::<T>(self.dtype)?;
         assert!(self.is_contiguous(), "rows of {} are {} elements apart", self.shape, self.row_stride);
-        Ok(bytemuck::cast_slice(self.bytes))
+        Ok(bytemuck::cast_slice(self.bytes()?))
     }
 
     /// Whether rows follow each other without a gap.
@@ -103,8 +127,30 @@ impl<'a> View<'a> {
     }
 
     /// The bytes from the first element of the first row to the last element of the last row, gaps included.
-    pub fn bytes(&self) -> &'a [u8] {
-        self.bytes
+    ///
+    /// # Errors
+    /// [`Error::OnDevice`] if the host cannot read them.
+    pub fn bytes(&self) -> Result<&'a [u8]> {
+        match self.data {
+            Data::Host(bytes) => Ok(bytes),
+            Data::Device(_) => Err(Error::OnDevice),
+        }
+    }
+
+    /// Where the first element lies on the device.
+    ///
+    /// # Panics
+    /// If the view is of the host's memory.
+    pub fn address(&self) -> Address {
+        match self.data {
+            Data::Device(address) => address,
+            Data::Host(_) => panic!("{} {} in the host's memory has no address on a device", self.dtype, self.shape),
+        }
+    }
+
+    /// Bytes of the elements, gaps between rows not counted.
+    pub fn num_bytes(&self) -> usize {
+        self.shape.num_elements() * self.dtype.size_bytes()
     }
 }
 
@@ -114,12 +160,33 @@ pub struct ViewMut<'a> {
     dtype: DType,
     shape: Shape,
     row_stride: usize,
-    bytes: &'a mut [u8],
+    data: DataMut<'a>,
+}
+
+#[derive(Debug)]
+enum DataMut<'a> {
+    Host(&'a mut [u8]),
+    Device(Address),
+}
+
+impl<'a> DataMut<'a> {
+    fn slice(self, bytes: Range<usize>) -> Self {
+        match self {
+            DataMut::Host(all) => DataMut::Host(&mut all[bytes]),
+            DataMut::Device(address) => DataMut::Device(address.offset(bytes.start)),
+        }
+    }
 }
 
 impl<'a> ViewMut<'a> {
     pub(crate) fn contiguous(dtype: DType, shape: Shape, bytes: &'a mut [u8]) -> Self {
-        ViewMut { dtype, shape, row_stride: shape.row_len(), bytes }
+        ViewMut { dtype, shape, row_stride: shape.row_len(), data: DataMut::Host(bytes) }
+    }
+
+    /// A contiguous mutable view of device memory, as [`View::on_device`].
+    pub fn on_device(dtype: DType, shape: impl Into<Shape>, address: Address) -> Self {
+        let shape = shape.into();
+        ViewMut { dtype, shape, row_stride: shape.row_len(), data: DataMut::Device(address) }
     }
 
     /// A contiguous mutable view of a slice.
@@ -149,12 +216,30 @@ impl<'a> ViewMut<'a> {
 
     /// A shorter borrow of the same window.
     pub fn reborrow(&mut self) -> ViewMut<'_> {
-        ViewMut { dtype: self.dtype, shape: self.shape, row_stride: self.row_stride, bytes: self.bytes }
+        let ViewMut { dtype, shape, row_stride, ref mut data } = *self;
+        let data = match data {
+            DataMut::Host(bytes) => DataMut::Host(bytes),
+            DataMut::Device(address) => DataMut::Device(*address),
+        };
+        ViewMut { dtype, shape, row_stride, data }
     }
 
     /// A read-only view of the same window.
     pub fn as_view(&self) -> View<'_> {
-        View { dtype: self.dtype, shape: self.shape, row_stride: self.row_stride, bytes: self.bytes }
+        let ViewMut { dtype, shape, row_stride, ref data } = *self;
+        let data = match data {
+            DataMut::Host(bytes) => Data::Host(bytes),
+            DataMut::Device(address) => Data::Device(*address),
+        };
+        View { dtype, shape, row_stride, data }
+    }
+
+    /// Where the first element lies on the device.
+    ///
+    /// # Panics
+    /// If the view is of the host's memory.
+    pub fn address(&self) -> Address {
+        self.as_view().address()
     }
 
     /// Some of the rows.
@@ -163,12 +248,7 @@ impl<'a> ViewMut<'a> {
     /// If the range reaches past the last row.
     pub fn rows(self, range: Range<usize>) -> ViewMut<'a> {
         let bytes = row_bytes(self.dtype, self.shape, self.row_stride, &range);
-        ViewMut {
-            dtype: self.dtype,
-            shape: with_num_rows(self.shape, range.len()),
-            row_stride: self.row_stride,
-            bytes: &mut self.bytes[bytes],
-        }
+        ViewMut { shape: with_num_rows(self.shape, range.len()), data: self.data.slice(bytes), ..self }
     }
 
     /// A range of the columns of a two-dimensional view.
@@ -177,7 +257,7 @@ impl<'a> ViewMut<'a> {
     /// If the view is not two-dimensional or the range reaches past the last column.
     pub fn columns(self, range: Range<usize>) -> ViewMut<'a> {
         let (shape, bytes) = column_bytes(self.dtype, self.shape, self.row_stride, &range);
-        ViewMut { dtype: self.dtype, shape, row_stride: self.row_stride, bytes: &mut self.bytes[bytes] }
+        ViewMut { shape, data: self.data.slice(bytes), ..self }
     }
 
     /// The same rows with another shape of each row.
@@ -193,37 +273,44 @@ impl<'a> ViewMut<'a> {
     /// One row, mutably.
     ///
     /// # Errors
-    /// [`Error::DType`] if the elements are of another dtype.
+    /// [`Error::DType`] if the elements are of another dtype, [`Error::OnDevice`] if the host cannot write them.
     ///
     /// # Panics
     /// If there is no such row.
     pub fn row_mut<T: Element>(&mut self, row: usize) -> Result<&mut [T]> {
         check_dtype::<T>(self.dtype)?;
         let bytes = row_bytes(self.dtype, self.shape, self.row_stride, &(row..row + 1));
-        Ok(bytemuck::cast_slice_mut(&mut self.bytes[bytes]))
+        Ok(bytemuck::cast_slice_mut(&mut self.reborrow().into_bytes()?[bytes]))
     }
 
     /// All elements of a contiguous view, mutably, for as long as the view's own borrow.
     ///
     /// # Errors
-    /// [`Error::DType`] if they are of another dtype.
+    /// [`Error::DType`] if they are of another dtype, [`Error::OnDevice`] if the host cannot write them.
     ///
     /// # Panics
     /// If rows are further apart than their length.
     pub fn into_slice<T: Element>(self) -> Result<&'a mut [T]> {
         check_dtype::<T>(self.dtype)?;
         assert!(self.as_view().is_contiguous(), "rows of {} are {} elements apart", self.shape, self.row_stride);
-        Ok(bytemuck::cast_slice_mut(self.bytes))
+        Ok(bytemuck::cast_slice_mut(self.into_bytes()?))
     }
 
     /// All elements from the first of the first row to the last of the last row, gaps between rows included, for
     /// kernels that split the rows among threads by [`row_stride`](Self::row_stride).
     ///
     /// # Errors
-    /// [`Error::DType`] if they are of another dtype.
+    /// [`Error::DType`] if they are of another dtype, [`Error::OnDevice`] if the host cannot write them.
     pub fn into_strided_slice<T: Element>(self) -> Result<&'a mut [T]> {
         check_dtype::<T>(self.dtype)?;
-        Ok(bytemuck::cast_slice_mut(self.bytes))
+        Ok(bytemuck::cast_slice_mut(self.into_bytes()?))
+    }
+
+    fn into_bytes(self) -> Result<&'a mut [u8]> {
+        match self.data {
+            DataMut::Host(bytes) => Ok(bytes),
+            DataMut::Device(_) => Err(Error::OnDevice),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is timed: an op on one shape, with the bytes that it must move and the operations that it must do.
 
-use cachalot_cuda::{DeviceBuffer, Gpu, Stream};
-use cachalot_tensor::{Element, Shape};
+use cachalot_cuda::{Gpu, Stream};
+use cachalot_tensor::{Buffer, Element, Shape};
 use cachalot_testkit::Random;
 use half::bf16;
 
@@ -48,7 +48,7 @@ const PERIOD: usize = 1 << 18;
 
 impl Data<'_> {
     /// A buffer of values that repeat `values`.
-    pub(crate) fn filled<T: Element>(&self, shape: impl Into<Shape>, values: &[T]) -> anyhow::Result<DeviceBuffer> {
+    pub(crate) fn filled<T: Element>(&self, shape: impl Into<Shape>, values: &[T]) -> anyhow::Result<Buffer> {
         let shape = shape.into();
         let mut buffer = self.gpu.alloc(T::DTYPE, shape)?;
         let repeated: Vec<T> = values.iter().copied().cycle().take(shape.num_elements()).collect();
@@ -57,13 +57,13 @@ impl Data<'_> {
     }
 
     /// A buffer of normal bf16.
-    pub(crate) fn bf16(&self, shape: impl Into<Shape>) -> anyhow::Result<DeviceBuffer> {
+    pub(crate) fn bf16(&self, shape: impl Into<Shape>) -> anyhow::Result<Buffer> {
         let values: Vec<bf16> = Random::new(1).gaussian(PERIOD).into_iter().map(bf16::from_f32).collect();
         self.filled(shape, &values)
     }
 
     /// A buffer of normal f32.
-    pub(crate) fn f32(&self, shape: impl Into<Shape>) -> anyhow::Result<DeviceBuffer> {
+    pub(crate) fn f32(&self, shape: impl Into<Shape>) -> anyhow::Result<Buffer> {
         self.filled(shape, &Random::new(2).gaussian(PERIOD))
     }
 }

@@ -8,8 +8,8 @@ pub(crate) mod reference;
 #[cfg(all(test, feature = "cuda"))]
 mod tests;
 
-use cachalot_cuda::{DeviceView, DeviceViewMut, Stream};
-use cachalot_tensor::DType;
+use cachalot_cuda::Stream;
+use cachalot_tensor::{DType, View, ViewMut};
 
 pub use cuda::ActQuantKernel;
 
@@ -45,9 +45,9 @@ impl ScaleFormat {
 #[derive(Debug)]
 pub struct Quantised<'a> {
     /// `[num_tokens, k]`, e4m3, overwritten; rows may be strided by a multiple of 8.
-    pub values: DeviceViewMut<'a>,
+    pub values: ViewMut<'a>,
     /// `[k / 128, num_tokens]`, f32, overwritten; rows may be strided.
-    pub scales: DeviceViewMut<'a>,
+    pub scales: ViewMut<'a>,
     /// Rounding of the scales.
     pub scale_format: ScaleFormat,
 }
@@ -69,7 +69,7 @@ impl Quantised<'_> {
 #[derive(Debug)]
 pub struct ActQuant<'a> {
     /// `[num_tokens, k]`, bf16; rows may be strided by a multiple of 8.
-    pub x: DeviceView<'a>,
+    pub x: View<'a>,
     /// The result.
     pub out: Quantised<'a>,
 }

@@ -4,8 +4,8 @@ mod cuda;
 #[cfg(all(test, feature = "cuda"))]
 mod tests;
 
-use cachalot_cuda::{DeviceView, DeviceViewMut, Stream};
-use cachalot_tensor::DType;
+use cachalot_cuda::Stream;
+use cachalot_tensor::{DType, View, ViewMut};
 
 pub use cuda::Bf16GemmKernels;
 
@@ -20,11 +20,11 @@ const BATCHED_OP: &str = "bf16_batched_gemm";
 #[derive(Debug)]
 pub struct Bf16Gemm<'a> {
     /// `[num_tokens, in_features]`, bf16. Rows start a multiple of 8 elements apart.
-    pub x: DeviceView<'a>,
+    pub x: View<'a>,
     /// `[out_features, in_features]`, bf16. Rows start a multiple of 8 elements apart.
-    pub weight: DeviceView<'a>,
+    pub weight: View<'a>,
     /// `[num_tokens, out_features]`, bf16 or f32, overwritten; rows may be strided.
-    pub out: DeviceViewMut<'a>,
+    pub out: ViewMut<'a>,
 }
 
 /// A linear layer without bias: `out[t,o] = Σ_i x[t,i] * weight[o,i]`, summed in f32 in steps of 16 along `in_features`.
@@ -66,14 +66,14 @@ pub enum WeightOrder {
 pub struct Bf16BatchedGemm<'a> {
     /// `[num_tokens, num_heads, x_dim]`, bf16: the first `in_features` of each head; the others are not read. `x_dim` is a multiple
     /// of 8, and so is the distance of rows.
-    pub x: DeviceView<'a>,
+    pub x: View<'a>,
     /// `[num_heads, out_features, in_features]` or `[num_heads, in_features, out_features]`, bf16; heads start a multiple of 8
     /// elements apart.
-    pub weight: DeviceView<'a>,
+    pub weight: View<'a>,
     /// Which of the two; `out_features` of the second are a multiple of 8.
     pub weight_order: WeightOrder,
     /// `[num_tokens, num_heads, out_features]`, bf16, overwritten; rows may be strided.
-    pub out: DeviceViewMut<'a>,
+    pub out: ViewMut<'a>,
 }
 
 /// A linear layer for each head: `out[t,h,o] = Σ_i x[t,h,i] * weight[h,o,i]`, or `weight[h,i,o]`, as [`bf16_gemm`] does it.
@@ -113,7 +113,7 @@ fn check_k(in_features: usize) -> Result<()> {
     multiple(OP, "in_features", in_features, 8, u32::MAX as usize, "multiples of 8, 16 bytes")
 }
 
-fn check_operand(arg: &str, view: DeviceView<'_>) -> Result<()> {
+fn check_operand(arg: &str, view: View<'_>) -> Result<()> {
     if view.address().0.is_multiple_of(16) && view.row_stride().is_multiple_of(8) {
         return Ok(());
     }
@@ -121,7 +121,7 @@ fn check_operand(arg: &str, view: DeviceView<'_>) -> Result<()> {
     Err(Error::Unsupported { op: OP, got, supported: "addresses and rows at multiples of 8 elements" })
 }
 
-fn check_out(out: &DeviceViewMut<'_>) -> Result<()> {
+fn check_out(out: &ViewMut<'_>) -> Result<()> {
     if out.address().0.is_multiple_of(8) {
         return Ok(());
     }

@@ -1,7 +1,7 @@
 //! Odd shapes against sums in f64.
 
-use cachalot_cuda::{DeviceBuffer, Gpu};
-use cachalot_tensor::Element;
+use cachalot_cuda::Gpu;
+use cachalot_tensor::{Buffer, Element};
 use cachalot_testkit::{Random, Tolerance, assert_close};
 use half::bf16;
 
@@ -18,7 +18,7 @@ fn strided<T: Element>(
     values: &[f32],
     [num_rows, num_cols, stride]: [usize; 3],
     convert: fn(f32) -> T,
-) -> DeviceBuffer {
+) -> Buffer {
     let mut padded = vec![convert(NAN); num_rows * stride];
     for (row, values) in padded.chunks_mut(stride).zip(values.chunks(num_cols)) {
         row.iter_mut().zip(values).for_each(|(to, &value)| *to = convert(value));

@@ -89,7 +89,7 @@ fn refusals_name_the_argument_and_write_nothing() {
             let rows = View::from_slice(&rows, [2, 3]).expect("six values");
             let args = CacheWrite { rows, slot_mapping: &slots, cache: cache.view_mut() };
             assert_eq!(cache_write(&ctx, args).expect_err(message).to_string(), message);
-            assert!(cache.view().bytes().iter().all(|&byte| byte == 0), "{message}");
+            assert!(cache.view().bytes().unwrap().iter().all(|&byte| byte == 0), "{message}");
         }
     }
 }

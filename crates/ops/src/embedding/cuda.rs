@@ -1,7 +1,7 @@
 //! [`embedding`](super::embedding) on device memory: launches `kernels/embedding`.
 
-use cachalot_cuda::{Address, DeviceView, DeviceViewMut, Gpu, Kernel, Launch, Stream, params};
-use cachalot_tensor::DType;
+use cachalot_cuda::{Address, Gpu, Kernel, Launch, Stream, params};
+use cachalot_tensor::{DType, View, ViewMut};
 
 use crate::Result;
 use crate::device_args::{aligned, count, multiple};
@@ -29,11 +29,11 @@ params! {
 #[derive(Debug)]
 pub struct Embedding<'a> {
     /// `[num_tokens]`, i32: a row of the table for each token.
-    pub ids: DeviceView<'a>,
+    pub ids: View<'a>,
     /// `[vocab_size, hidden_size]`, bf16; `hidden_size` is a multiple of 8. Also hidden states of which some are wanted.
-    pub table: DeviceView<'a>,
+    pub table: View<'a>,
     /// `[num_tokens, hidden_size]`, bf16, overwritten.
-    pub out: DeviceViewMut<'a>,
+    pub out: ViewMut<'a>,
 }
 
 /// The kernel of [`embedding`] on one GPU.

@@ -1,7 +1,6 @@
 //! The GPU's kernel: every row is copied to the bit, and nothing beside them.
 
-use cachalot_cuda::DeviceBuffer;
-use cachalot_tensor::DType;
+use cachalot_tensor::{Buffer, DType};
 use cachalot_testkit::Random;
 use half::bf16;
 
@@ -42,7 +41,7 @@ fn rows_are_copied_and_padding_keeps_its_row() {
 fn refusals_name_the_argument() {
     let device = TestGpu::new();
     let kernel = EmbeddingKernel::new(&device.gpu).expect("the kernel");
-    let refusal = |ids: &DeviceBuffer, table: &DeviceBuffer, mut out: DeviceBuffer| {
+    let refusal = |ids: &Buffer, table: &Buffer, mut out: Buffer| {
         let args = Embedding { ids: ids.view(), table: table.view(), out: out.view_mut() };
         embedding(&device.stream, &kernel, args).expect_err("refused").to_string()
     };

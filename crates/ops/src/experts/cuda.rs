@@ -4,8 +4,8 @@
 //! expert's from the start of a tile on: `gate_up` multiplies gathered tokens, SwiGLU quantises, `down` multiplies, and the
 //! last kernel gathers each token's rows and adds them. No launch depends on the routing, so all of it can be captured.
 
-use cachalot_cuda::{Address, DeviceBuffer, DeviceView, DeviceViewMut, Gpu, Kernel, Launch, Stream, params};
-use cachalot_tensor::DType;
+use cachalot_cuda::{Address, Gpu, Kernel, Launch, Stream, params};
+use cachalot_tensor::{Buffer, DType, View, ViewMut};
 
 use super::OP;
 use crate::act_quant::{Quantised, SCALE_GROUP, ScaleFormat};
@@ -70,31 +70,31 @@ params! {
 #[derive(Clone, Copy, Debug)]
 pub struct ExpertWeights<'a> {
     /// `[n_routed_experts, out_features, in_features]`, e4m3, contiguous.
-    pub values: DeviceView<'a>,
+    pub values: View<'a>,
     /// `[n_routed_experts, out_features / 128, in_features / 128]`, f32, contiguous.
-    pub scales: DeviceView<'a>,
+    pub scales: View<'a>,
 }
 
 /// Arguments of [`experts`]. `hidden_size` and `moe_intermediate_size` are multiples of 128.
 #[derive(Debug)]
 pub struct Experts<'a> {
     /// `[num_tokens, hidden_size]`, e4m3, contiguous.
-    pub x: DeviceView<'a>,
+    pub x: View<'a>,
     /// `[hidden_size / 128, num_tokens]`, f32; rows may be strided.
-    pub x_scale: DeviceView<'a>,
+    pub x_scale: View<'a>,
     /// `[n_routed_experts, 2 * moe_intermediate_size, hidden_size]`: of each expert `gate_proj`, then `up_proj`.
     pub gate_up_proj: ExpertWeights<'a>,
     /// `[n_routed_experts, hidden_size, moe_intermediate_size]`
     pub down_proj: ExpertWeights<'a>,
     /// `[num_tokens, num_experts_per_tok]`, i32, contiguous. What is no expert, such as the -1 of padding tokens, is left out.
-    pub expert_ids: DeviceView<'a>,
+    pub expert_ids: View<'a>,
     /// `[num_tokens, num_experts_per_tok]`, f32, contiguous: the weight of each.
-    pub expert_weights: DeviceView<'a>,
+    pub expert_weights: View<'a>,
     /// Rounding of the scales between the two products.
     pub scale_format: ScaleFormat,
     /// `[num_tokens, hidden_size]`, bf16, added to (it holds the shared expert's output); rows may be strided by a multiple of
     /// 8. The row of a token without experts is neither read nor written.
-    pub out: DeviceViewMut<'a>,
+    pub out: ViewMut<'a>,
 }
 
 /// The largest call that a workspace serves.
@@ -116,15 +116,15 @@ pub struct ExpertsShape {
 #[derive(Debug)]
 pub struct ExpertsWorkspace {
     /// The token of each row, -1 where there is none.
-    pub(super) rows: DeviceBuffer,
+    pub(super) rows: Buffer,
     /// The row of each pair, -1 where there is none.
-    pub(super) positions: DeviceBuffer,
+    pub(super) positions: Buffer,
     /// Expert and number of rows of each tile; -1 and 0 of those that are not used.
-    pub(super) tiles: DeviceBuffer,
+    pub(super) tiles: Buffer,
     /// The outputs of both products in turn.
-    products: DeviceBuffer,
-    activated: DeviceBuffer,
-    activated_scales: DeviceBuffer,
+    products: Buffer,
+    activated: Buffer,
+    activated_scales: Buffer,
 }
 
 impl ExpertsWorkspace {
@@ -214,8 +214,8 @@ impl Plan {
 
 /// `out[r] = x[rows[r]] · w[expert of r]ᵀ`; if `rows` is null, of the same row of x.
 struct Product<'a> {
-    x: DeviceView<'a>,
-    x_scale: DeviceView<'a>,
+    x: View<'a>,
+    x_scale: View<'a>,
     weights: ExpertWeights<'a>,
     rows: Address,
     tiles: Address,

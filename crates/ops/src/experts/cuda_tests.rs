@@ -1,7 +1,6 @@
 //! The GPU's kernels: the sorted rows exactly, and the sums against f64 with the same roundings and against the definition.
 
-use cachalot_cuda::DeviceBuffer;
-use cachalot_tensor::{DType, F8E4M3, Matrix, View};
+use cachalot_tensor::{Buffer, DType, F8E4M3, Matrix, View};
 use cachalot_testkit::{Random, Tolerance, assert_close, assert_same_bits};
 use half::bf16;
 
@@ -82,7 +81,7 @@ impl Case {
     }
 
     /// A matrix of every expert on the device, one after the other.
-    fn weights_on<'a>(&'a self, device: &TestGpu, parts: impl Fn(&'a Expert) -> Vec<&'a Matrix>) -> [DeviceBuffer; 2] {
+    fn weights_on<'a>(&'a self, device: &TestGpu, parts: impl Fn(&'a Expert) -> Vec<&'a Matrix>) -> [Buffer; 2] {
         let (mut codes, mut scales) = (Vec::new(), Vec::new());
         for expert in &self.experts {
             for matrix in parts(expert) {

@@ -1,9 +1,7 @@
 //! Launches the kernels of `kernels/fp8_gemm`.
 
-use cachalot_cuda::{
-    Address, DeviceBuffer, DeviceView, Gpu, Kernel, Launch, Params, Stream, Swizzle, TensorMap, TensorMapArgs, params,
-};
-use cachalot_tensor::DType;
+use cachalot_cuda::{Address, Gpu, Kernel, Launch, Params, Stream, Swizzle, TensorMap, TensorMapArgs, params};
+use cachalot_tensor::{Buffer, DType, View};
 
 use super::plan::{NUM_COUNTERS, NUM_PARTIAL_SUMS};
 use super::{Fp8Gemm, Fp8GemmPlan, Fp8GemmShape, SCALE_BLOCK};
@@ -71,8 +69,8 @@ pub struct Fp8GemmKernels {
     large: Kernel<MmaParams>,
     /// Hopper's; no other GPU can load them.
     sm90: Option<Sm90Kernels>,
-    partial: DeviceBuffer,
-    num_finished: DeviceBuffer,
+    partial: Buffer,
+    num_finished: Buffer,
 }
 
 #[derive(Debug)]
@@ -218,7 +216,7 @@ fn input_maps(gpu: &Gpu, args: &Fp8Gemm<'_>, tokens: usize) -> Result<[TensorMap
     ])
 }
 
-fn map(gpu: &Gpu, view: DeviceView<'_>, box_shape: [usize; 2], swizzle: Swizzle) -> Result<TensorMap> {
+fn map(gpu: &Gpu, view: View<'_>, box_shape: [usize; 2], swizzle: Swizzle) -> Result<TensorMap> {
     Ok(gpu.tensor_map(view, &TensorMapArgs { box_shape: box_shape.into(), swizzle })?)
 }
 

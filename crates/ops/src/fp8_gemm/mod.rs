@@ -9,8 +9,8 @@ mod reference;
 #[cfg(all(test, feature = "cuda"))]
 mod tests;
 
-use cachalot_cuda::{DeviceView, DeviceViewMut, Stream};
-use cachalot_tensor::DType;
+use cachalot_cuda::Stream;
+use cachalot_tensor::{DType, View, ViewMut};
 
 pub use cuda::Fp8GemmKernels;
 pub use plan::{Fp8GemmPlan, Fp8GemmShape, SCALE_BLOCK};
@@ -23,15 +23,15 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Fp8Gemm<'a> {
     /// `[num_tokens, in_features]`, e4m3, contiguous.
-    pub x: DeviceView<'a>,
+    pub x: View<'a>,
     /// `[in_features / 128, num_tokens]`, f32: one scale for 128 elements of a token. Rows start a multiple of 4 elements apart.
-    pub x_scale: DeviceView<'a>,
+    pub x_scale: View<'a>,
     /// `[out_features, in_features]`, e4m3, contiguous: a checkpoint's `weight`.
-    pub weight: DeviceView<'a>,
+    pub weight: View<'a>,
     /// `[ceil(out_features / 128), in_features / 128]`, f32, contiguous: its `weight_scale_inv`.
-    pub weight_scale: DeviceView<'a>,
+    pub weight_scale: View<'a>,
     /// `[num_tokens, out_features]`, bf16, overwritten. Rows start a multiple of 8 elements apart.
-    pub out: DeviceViewMut<'a>,
+    pub out: ViewMut<'a>,
 }
 
 /// A linear layer without bias on FP8: `out[t,o] = Σ_b x_scale[b,t] · weight_scale[o/128,b] · Σ_(i in block b) x[t,i] · weight[o,i]`.

@@ -1,7 +1,7 @@
 //! Every kernel on odd shapes against sums in f64.
 
 use cachalot_cuda::Gpu;
-use cachalot_tensor::{Element, F8E4M3, Matrix, View};
+use cachalot_tensor::{Buffer, Element, F8E4M3, Matrix, View};
 use cachalot_testkit::{Random, Tolerance, assert_close, assert_same_bits};
 use half::bf16;
 
@@ -119,7 +119,7 @@ impl Device {
     }
 }
 
-fn filled<T: Element>(gpu: &Gpu, stream: &Stream, shape: [usize; 2], values: &[T]) -> cachalot_cuda::DeviceBuffer {
+fn filled<T: Element>(gpu: &Gpu, stream: &Stream, shape: [usize; 2], values: &[T]) -> Buffer {
     let mut buffer = gpu.alloc(T::DTYPE, shape).expect("room in the arena");
     stream.upload(&mut buffer, values).expect("one value per element");
     buffer

@@ -1,7 +1,7 @@
 //! [`gate`](super::gate) on bf16 activations, as GPUs run it: launches `kernels/gate`.
 
-use cachalot_cuda::{Address, DeviceView, DeviceViewMut, Gpu, Kernel, Launch, Stream, params};
-use cachalot_tensor::DType;
+use cachalot_cuda::{Address, Gpu, Kernel, Launch, Stream, params};
+use cachalot_tensor::{DType, View, ViewMut};
 
 use super::{OP, check_choice};
 use crate::device_args::{aligned, count, multiple};
@@ -60,13 +60,13 @@ params! {
 #[derive(Debug)]
 pub struct Gate<'a> {
     /// `[num_tokens, hidden_size]`, bf16; `hidden_size` is a multiple of 8. Rows may be strided by one.
-    pub x: DeviceView<'a>,
+    pub x: View<'a>,
     /// `[n_routed_experts, hidden_size]`, bf16, at most 1024 experts. Rows may be strided by a multiple of 8.
-    pub weight: DeviceView<'a>,
+    pub weight: View<'a>,
     /// `[n_routed_experts]`, f32: `e_score_correction_bias`.
-    pub bias: DeviceView<'a>,
+    pub bias: View<'a>,
     /// `[num_tokens]`, i32: negative for a padding token, whose `x` is not read. It gets ids -1 and weights 0.
-    pub slot_mapping: Option<DeviceView<'a>>,
+    pub slot_mapping: Option<View<'a>>,
     /// Groups of `n_routed_experts / n_group` consecutive experts.
     pub n_group: usize,
     /// Groups that a token may choose from.
@@ -76,11 +76,11 @@ pub struct Gate<'a> {
     /// Factor on the weights, after that division.
     pub routed_scaling_factor: f32,
     /// f32, [`num_logits`] elements or more: working memory.
-    pub logits: DeviceViewMut<'a>,
+    pub logits: ViewMut<'a>,
     /// `[num_tokens, num_experts_per_tok]`, i32, overwritten: expert ids, best biased score first; rows may be strided.
-    pub expert_ids: DeviceViewMut<'a>,
+    pub expert_ids: ViewMut<'a>,
     /// `[num_tokens, num_experts_per_tok]`, f32, overwritten: the weight of each; rows may be strided.
-    pub expert_weights: DeviceViewMut<'a>,
+    pub expert_weights: ViewMut<'a>,
 }
 
 /// Elements of `logits` that any number of tokens up to `max_tokens` needs.

@@ -1,7 +1,6 @@
 //! The GPU's kernels against the definition: the same ids, and weights as close as f32 sums are.
 
-use cachalot_cuda::DeviceBuffer;
-use cachalot_tensor::{DType, Matrix, Tensor, View, ViewMut};
+use cachalot_tensor::{Buffer, DType, Matrix, Tensor, View, ViewMut};
 use cachalot_testkit::{Random, Tolerance, assert_close, assert_same_bits};
 use half::bf16;
 
@@ -206,7 +205,7 @@ fn a_token_does_not_depend_on_the_others() {
 fn refusals_name_the_argument() {
     let device = TestGpu::new();
     let kernels = GateKernels::new(&device.gpu).expect("the kernels");
-    let run = |x: &DeviceBuffer, num_bias: usize, num_logits: usize, rule: Rule| -> Result<()> {
+    let run = |x: &Buffer, num_bias: usize, num_logits: usize, rule: Rule| -> Result<()> {
         let hidden = x.shape().dims()[1];
         let (weight, bias) = (device.unwritten(DType::BF16, [6, hidden]), device.unwritten(DType::F32, [num_bias]));
         let mut logits = device.unwritten(DType::F32, [num_logits]);

@@ -1,6 +1,7 @@
 //! [`indexer`](super::indexer()) on FP8 queries and keys, as GPUs run it, in a workspace that does not grow with the context.
 
-use cachalot_cuda::{DeviceView, DeviceViewMut, Gpu, Stream};
+use cachalot_cuda::{Gpu, Stream};
+use cachalot_tensor::{View, ViewMut};
 
 use crate::dims::Dims;
 use crate::indexer_logits::LOGITS_TILE;
@@ -14,29 +15,29 @@ const OP: &str = "indexer";
 #[derive(Debug)]
 pub struct Indexer<'a> {
     /// `[num_tokens, index_n_heads, 128]`, e4m3, from [`indexer_quant`](crate::indexer_quant()), like the next two.
-    pub q_codes: DeviceView<'a>,
+    pub q_codes: View<'a>,
     /// `[num_tokens, index_n_heads]`, f32.
-    pub q_weights: DeviceView<'a>,
+    pub q_weights: View<'a>,
     /// `[num_blocks, 64, 132]`, bytes.
-    pub cache: DeviceView<'a>,
+    pub cache: View<'a>,
     /// `[num_seqs + 1]`, i32, from 0 on: as in [`PagedSeqs`](crate::PagedSeqs), like the next two. Tokens behind the last
     /// sequence are padding.
-    pub query_start_loc: DeviceView<'a>,
+    pub query_start_loc: View<'a>,
     /// `[num_seqs]`, i32.
-    pub seq_lens: DeviceView<'a>,
+    pub seq_lens: View<'a>,
     /// `[num_seqs, max_blocks]`, i32; entries past a sequence are not read.
-    pub block_table: DeviceView<'a>,
+    pub block_table: View<'a>,
     /// `[num_tokens]`, i32: the position of each token, as the sequences have it.
-    pub positions: DeviceView<'a>,
+    pub positions: View<'a>,
     /// No sequence is longer: so many positions are launched for.
     pub max_seq_len: usize,
     /// `[rows, columns]`, f32, rows at multiples of 16 bytes: so many tokens at once. Either a row has `max_seq_len` columns,
     /// or `index_topk` and at least [`LOGITS_TILE`] more; the more there are, the fewer launches it takes. What is in it
     /// does not matter.
-    pub workspace: DeviceViewMut<'a>,
+    pub workspace: ViewMut<'a>,
     /// `[num_tokens, index_topk]`, i32, contiguous; rows of padding are left alone: the chosen positions ascending, then
     /// [`NO_POSITION`](crate::NO_POSITION).
-    pub out: DeviceViewMut<'a>,
+    pub out: ViewMut<'a>,
 }
 
 /// The kernels of [`indexer`] on one GPU.

@@ -6,8 +6,8 @@ pub(crate) mod reference;
 #[cfg(all(test, feature = "cuda"))]
 mod tests;
 
-use cachalot_cuda::{DeviceView, DeviceViewMut, Stream};
-use cachalot_tensor::DType;
+use cachalot_cuda::Stream;
+use cachalot_tensor::{DType, View, ViewMut};
 
 pub use cuda::IndexerLogitsKernel;
 
@@ -28,17 +28,17 @@ const MAX_HEADS: usize = 64;
 #[derive(Debug)]
 pub struct IndexerLogits<'a> {
     /// `[num_tokens, index_n_heads, 128]`, e4m3, contiguous; up to 64 heads.
-    pub q_codes: DeviceView<'a>,
+    pub q_codes: View<'a>,
     /// `[num_tokens, index_n_heads]`, f32, contiguous, the queries' scales in it.
-    pub q_weights: DeviceView<'a>,
+    pub q_weights: View<'a>,
     /// `[num_blocks, 64, 132]`, bytes: the cache of [`indexer_quant`](crate::indexer_quant()).
-    pub cache: DeviceView<'a>,
+    pub cache: View<'a>,
     /// `[num_seqs + 1]`, i32: as in [`PagedSeqs`](crate::PagedSeqs), like the next two. Tokens of no sequence are padding.
-    pub query_start_loc: DeviceView<'a>,
+    pub query_start_loc: View<'a>,
     /// `[num_seqs]`, i32.
-    pub seq_lens: DeviceView<'a>,
+    pub seq_lens: View<'a>,
     /// `[num_seqs, max_blocks]`, i32; rows may be strided. Entries past a sequence are not read.
-    pub block_table: DeviceView<'a>,
+    pub block_table: View<'a>,
     /// The token of the first row of `logits`.
     pub first_row: usize,
     /// The position of its first column, a multiple of [`LOGITS_TILE`].
@@ -46,7 +46,7 @@ pub struct IndexerLogits<'a> {
     /// Rows of tokens that see fewer positions are left alone.
     pub min_visible: usize,
     /// `[num_rows, num_positions]`, f32; rows may be strided. Overwritten where a token sees the position.
-    pub logits: DeviceViewMut<'a>,
+    pub logits: ViewMut<'a>,
 }
 
 /// Scores positions of a stretch for tokens of a range:

@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use cachalot_cuda::DeviceBuffer;
-use cachalot_tensor::F8E4M3;
+use cachalot_tensor::{Buffer, F8E4M3};
 use cachalot_testkit::Random;
 
 use crate::act_quant::reference::quantise_group;
@@ -43,13 +42,13 @@ pub(crate) struct IndexerCase {
 
 /// The same on a device.
 pub(crate) struct OnDevice {
-    pub(crate) q_codes: DeviceBuffer,
-    pub(crate) q_weights: DeviceBuffer,
-    pub(crate) cache: DeviceBuffer,
-    pub(crate) query_start_loc: DeviceBuffer,
-    pub(crate) seq_lens: DeviceBuffer,
+    pub(crate) q_codes: Buffer,
+    pub(crate) q_weights: Buffer,
+    pub(crate) cache: Buffer,
+    pub(crate) query_start_loc: Buffer,
+    pub(crate) seq_lens: Buffer,
     pub(crate) block_table: Strided<i32>,
-    pub(crate) positions: DeviceBuffer,
+    pub(crate) positions: Buffer,
 }
 
 impl IndexerCase {

@@ -6,8 +6,8 @@ pub(crate) mod reference;
 #[cfg(all(test, feature = "cuda"))]
 mod tests;
 
-use cachalot_cuda::{DeviceView, DeviceViewMut, Stream};
-use cachalot_tensor::DType;
+use cachalot_cuda::Stream;
+use cachalot_tensor::{DType, View, ViewMut};
 
 pub use cuda::IndexerQuantKernel;
 
@@ -33,37 +33,37 @@ const NUM_PAIRS: usize = 32;
 #[derive(Debug)]
 pub struct IndexerQuant<'a> {
     /// `[num_tokens, index_n_heads, 128]`, bf16: the output of `wq_b`; rows may be strided by a multiple of 8.
-    pub q: DeviceView<'a>,
+    pub q: View<'a>,
     /// `[num_tokens, 128]`, bf16: the output of `wk`; rows may be strided by a multiple of 8.
-    pub key: DeviceView<'a>,
+    pub key: View<'a>,
     /// `[128]`, f32: `k_norm.weight`.
-    pub norm_weight: DeviceView<'a>,
+    pub norm_weight: View<'a>,
     /// `[128]`, f32: `k_norm.bias`.
-    pub norm_bias: DeviceView<'a>,
+    pub norm_bias: View<'a>,
     /// Added to the variance; 1e-6.
     pub eps: f32,
     /// `[num_tokens, index_n_heads]`, f32: the output of `weights_proj`; may be negative; rows may be strided.
-    pub weights: DeviceView<'a>,
+    pub weights: View<'a>,
     /// Factor on the weights: `index_n_heads^-0.5 * index_head_dim^-0.5`.
     pub weight_scale: f32,
     /// `[num_tokens]`, i32, position of each token in its sequence.
-    pub positions: DeviceView<'a>,
+    pub positions: View<'a>,
     /// `[num_tokens]`, i32: `block * 64 + offset` of each token, no slot twice; a negative one is a padding token's, of which
     /// nothing else is read and nothing is written.
-    pub slot_mapping: DeviceView<'a>,
+    pub slot_mapping: View<'a>,
     /// `[32]`, f32, radians per position; see [`yarn_inv_freq`](crate::rope::yarn_inv_freq).
-    pub inv_freq: DeviceView<'a>,
+    pub inv_freq: View<'a>,
     /// Factor on cos and sin.
     pub attention_factor: f32,
     /// Rounding of the scales.
     pub scale_format: ScaleFormat,
     /// `[num_tokens, index_n_heads, 128]`, e4m3, contiguous, overwritten.
-    pub q_codes: DeviceViewMut<'a>,
+    pub q_codes: ViewMut<'a>,
     /// `[num_tokens, index_n_heads]`, f32, contiguous, overwritten.
-    pub q_weights: DeviceViewMut<'a>,
+    pub q_weights: ViewMut<'a>,
     /// `[num_blocks, 64, 132]`, bytes, contiguous. Each block is planar: 64 keys of 128 e4m3, then 64 scales, f32. Other
     /// slots keep their content.
-    pub cache: DeviceViewMut<'a>,
+    pub cache: ViewMut<'a>,
 }
 
 /// Rotates and quantises queries and keys, and writes the keys into the cache.
@@ -124,7 +124,7 @@ pub fn indexer_quant(stream: &Stream, kernel: &IndexerQuantKernel, args: Indexer
 }
 
 /// Checks the cache of keys.
-pub(crate) fn check_cache(dims: &mut Dims, op: &'static str, cache: DeviceView<'_>) -> Result<()> {
+pub(crate) fn check_cache(dims: &mut Dims, op: &'static str, cache: View<'_>) -> Result<()> {
     dims.bind("supported", "block_size", INDEX_BLOCK_SIZE)?;
     dims.bind("supported", "key_bytes", INDEX_KEY_BYTES)?;
     dims.bind_all("cache", cache.shape(), ["num_blocks", "block_size", "key_bytes"])?;

@@ -1,7 +1,7 @@
 //! [`layer_norm`](super::layer_norm) to bf16, as GPUs run it: launches `kernels/layer_norm`.
 
-use cachalot_cuda::{Address, DeviceView, DeviceViewMut, Gpu, Kernel, Launch, Stream, params};
-use cachalot_tensor::DType;
+use cachalot_cuda::{Address, Gpu, Kernel, Launch, Stream, params};
+use cachalot_tensor::{DType, View, ViewMut};
 
 use crate::Result;
 use crate::device_args::{aligned, count, multiple};
@@ -32,15 +32,15 @@ params! {
 #[derive(Debug)]
 pub struct LayerNorm<'a> {
     /// `[num_tokens, dim]`, bf16 or f32; `dim` is a multiple of 8 and at most 1024.
-    pub x: DeviceView<'a>,
+    pub x: View<'a>,
     /// `[dim]`, f32.
-    pub weight: DeviceView<'a>,
+    pub weight: View<'a>,
     /// `[dim]`, f32.
-    pub bias: DeviceView<'a>,
+    pub bias: View<'a>,
     /// Added to the variance; 1e-6.
     pub eps: f32,
     /// `[num_tokens, dim]`, bf16, overwritten.
-    pub out: DeviceViewMut<'a>,
+    pub out: ViewMut<'a>,
 }
 
 /// The kernels of [`layer_norm`] on one GPU.

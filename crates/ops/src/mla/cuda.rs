@@ -3,8 +3,8 @@
 //! The projections are [`bf16_batched_gemm`](crate::bf16_batched_gemm()): queries into the space of the latent before, the result
 //! out of it behind.
 
-use cachalot_cuda::{Address, DeviceView, DeviceViewMut, Gpu, Kernel, Launch, Stream, params};
-use cachalot_tensor::DType;
+use cachalot_cuda::{Address, Gpu, Kernel, Launch, Stream, params};
+use cachalot_tensor::{DType, View, ViewMut};
 
 use crate::device_args::{aligned, contiguous, count, multiple};
 use crate::dims::Dims;
@@ -76,9 +76,9 @@ params! {
 pub struct MlaPlan<'a> {
     /// `[num_seqs + 1]`, i32, ascending: rows `query_start_loc[s]..query_start_loc[s + 1]` of the step belong to sequence `s`, which
     /// may have none, such as one that pads a graph.
-    pub query_start_loc: DeviceView<'a>,
+    pub query_start_loc: View<'a>,
     /// `[num_seqs]`, i32: tokens of each sequence, those of this step included.
-    pub seq_lens: DeviceView<'a>,
+    pub seq_lens: View<'a>,
     /// Heads of this rank.
     pub num_heads: usize,
     /// The most queries that a sequence has, which chooses the size of tiles; a wrong number costs time alone.
@@ -88,41 +88,41 @@ pub struct MlaPlan<'a> {
     /// Partial results that there is room for; `0` splits no sequence.
     pub num_slots: usize,
     /// `[PLAN_ROWS, num_seqs + 1]`, i32, overwritten.
-    pub plan: DeviceViewMut<'a>,
+    pub plan: ViewMut<'a>,
 }
 
 /// Arguments of [`mla_absorbed`]. Rows of queries and output may be strided, by a multiple of 8.
 #[derive(Debug)]
 pub struct MlaAbsorbed<'a> {
     /// `[num_tokens, num_heads, kv_lora_rank]`, bf16: `W_UKᵀ q_nope`; `kv_lora_rank` is a multiple of 8 up to 512.
-    pub q_latent: DeviceView<'a>,
+    pub q_latent: View<'a>,
     /// `[num_tokens, num_heads, qk_head_dim]`, bf16: the queries, of whose heads the last elements, as many as keys have behind the
     /// latent, are rotated; the others are not read.
-    pub q: DeviceView<'a>,
+    pub q: View<'a>,
     /// Contiguous: `[num_blocks, block_size, kv_lora_rank + qk_rope_head_dim]`, bf16, or `[num_blocks, block_size, 656]`, bytes, of
     /// FP8 records, as [`rope_cache_write`](crate::rope_cache_write()) writes it. Rows past a sequence's end are never read.
-    pub kv_cache: DeviceView<'a>,
+    pub kv_cache: View<'a>,
     /// As in the plan.
-    pub query_start_loc: DeviceView<'a>,
+    pub query_start_loc: View<'a>,
     /// As in the plan.
-    pub seq_lens: DeviceView<'a>,
+    pub seq_lens: View<'a>,
     /// `[num_seqs, max_blocks]`, i32: physical block of each logical block; entries past the sequence are never read.
-    pub block_table: DeviceView<'a>,
+    pub block_table: View<'a>,
     /// `[num_tokens, index_topk]`, i32: the positions in the sequence that each query attends to, ascending, then
     /// [`NO_POSITION`](crate::NO_POSITION). Positions beyond the query's own are ignored.
-    pub topk_indices: Option<DeviceView<'a>>,
+    pub topk_indices: Option<View<'a>>,
     /// `[PLAN_ROWS, num_seqs + 1]`, i32: what [`mla_plan`] made of the same sequences, heads, `max_query_len`, `index_topk` and
     /// `num_slots`.
-    pub plan: DeviceView<'a>,
+    pub plan: View<'a>,
     /// As in the plan.
     pub max_query_len: usize,
     /// Factor on the logits, YaRN's `mscale²` included.
     pub softmax_scale: f32,
     /// `[num_slots, kv_lora_rank + PARTIAL_TAIL]`, f32, contiguous: overwritten.
-    pub partials: DeviceViewMut<'a>,
+    pub partials: ViewMut<'a>,
     /// `[num_tokens, num_heads, kv_lora_rank]`, bf16; the rows of sequences are overwritten, the others left alone. A row that sees no
     /// position gets zeros.
-    pub out: DeviceViewMut<'a>,
+    pub out: ViewMut<'a>,
 }
 
 /// The kernels of [`mla_plan`] and [`mla_absorbed`] on one GPU.
@@ -193,9 +193,9 @@ fn check_seqs(
     op: &'static str,
     dims: &mut Dims,
     num_seqs: usize,
-    query_start_loc: DeviceView<'_>,
-    seq_lens: DeviceView<'_>,
-    plan: DeviceView<'_>,
+    query_start_loc: View<'_>,
+    seq_lens: View<'_>,
+    plan: View<'_>,
 ) -> Result<()> {
     dims.bind("seq_lens", "num_seqs + 1", num_seqs + 1)?;
     dims.bind_all("query_start_loc", query_start_loc.shape(), ["num_seqs + 1"])?;

@@ -1,7 +1,6 @@
 //! The GPU's kernels against the formula in f64, and against themselves to the bit.
 
-use cachalot_cuda::{DeviceBuffer, DeviceView};
-use cachalot_tensor::{DType, Matrix, Tensor, View, ViewMut};
+use cachalot_tensor::{Buffer, DType, Matrix, Tensor, View, ViewMut};
 use cachalot_testkit::{Random, Tolerance, assert_close};
 use half::bf16;
 
@@ -158,7 +157,7 @@ impl Inputs {
             query_start_loc: seqs.query_start_loc.view(),
             seq_lens: seqs.seq_lens.view(),
             block_table: seqs.block_table.view(),
-            topk_indices: topk_indices.as_ref().map(DeviceBuffer::view),
+            topk_indices: topk_indices.as_ref().map(Buffer::view),
             plan: plan.view(),
             max_query_len,
             softmax_scale: self.scale,
@@ -218,9 +217,9 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 /// The sequences of a step on the device; entries of the block table past a sequence are -1.
 struct Seqs {
     num_seqs: usize,
-    query_start_loc: DeviceBuffer,
-    seq_lens: DeviceBuffer,
-    block_table: DeviceBuffer,
+    query_start_loc: Buffer,
+    seq_lens: Buffer,
+    block_table: Buffer,
 }
 
 impl Seqs {
@@ -242,12 +241,12 @@ impl Seqs {
 }
 
 /// The cache as it is: NaN where there is no key.
-fn bf16_cache(device: &TestGpu, paged: &PagedCase) -> DeviceBuffer {
+fn bf16_cache(device: &TestGpu, paged: &PagedCase) -> Buffer {
     device.filled(paged.cache.shape(), paged.cache.view().as_slice::<bf16>().expect("is bf16"))
 }
 
 /// The cache as FP8 records.
-fn records(device: &TestGpu, paged: &PagedCase) -> DeviceBuffer {
+fn records(device: &TestGpu, paged: &PagedCase) -> Buffer {
     let [num_blocks, block_size, row] = paged.cache.shape().dims().try_into().expect("three dimensions");
     let mut bytes = Vec::new();
     for row in paged.cache.view().as_slice::<bf16>().expect("is bf16").chunks(row) {
@@ -525,7 +524,7 @@ fn refusals_name_the_argument() {
         let error = error.to_string();
         assert!(error.starts_with("mla_absorbed: ") && error.contains(message), "{error}");
     };
-    let leak = |buffer: DeviceBuffer| -> DeviceView<'static> { Box::leak(Box::new(buffer)).view() };
+    let leak = |buffer: Buffer| -> View<'static> { Box::leak(Box::new(buffer)).view() };
     let (short_q, odd_cache) = (leak(bf16([2, 4, 48])), leak(bf16([3, 64, 580])));
     let (other_lens, byte_cache) = (leak(i32(2)), leak(device.unwritten(DType::U8, [3, 64, 576])));
     let (no_choice, latent) = (leak(device.unwritten(DType::I32, [2, 0])), leak(bf16([2, 4, 256])));

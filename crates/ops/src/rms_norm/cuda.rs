@@ -1,7 +1,7 @@
 //! [`rms_norm`](super::rms_norm) on bf16 activations, as GPUs run it: launches `kernels/rms_norm`.
 
-use cachalot_cuda::{Address, DeviceView, DeviceViewMut, Gpu, Kernel, Launch, Stream, params};
-use cachalot_tensor::DType;
+use cachalot_cuda::{Address, Gpu, Kernel, Launch, Stream, params};
+use cachalot_tensor::{DType, View, ViewMut};
 
 use crate::Result;
 use crate::act_quant::Quantised;
@@ -39,15 +39,15 @@ params! {
 #[derive(Debug)]
 pub struct RmsNorm<'a> {
     /// `[num_tokens, dim]`, bf16; `dim` is a multiple of 8 and at most 16384.
-    pub x: DeviceView<'a>,
+    pub x: View<'a>,
     /// `[dim]`, bf16 or f32.
-    pub weight: DeviceView<'a>,
+    pub weight: View<'a>,
     /// Added to the mean square.
     pub eps: f32,
     /// `[num_tokens, dim]`, bf16: if given, it becomes `bf16(x + residual)`, which is normalised.
-    pub residual: Option<DeviceViewMut<'a>>,
+    pub residual: Option<ViewMut<'a>>,
     /// `[num_tokens, dim]`, bf16, overwritten.
-    pub out: Option<DeviceViewMut<'a>>,
+    pub out: Option<ViewMut<'a>>,
     /// What [`act_quant`](crate::act_quant()) makes of `out`, to the bit; `dim` is a multiple of 128 then.
     pub quantised: Option<Quantised<'a>>,
 }
@@ -102,8 +102,8 @@ pub fn rms_norm(stream: &Stream, kernels: &RmsNormKernels, args: RmsNorm<'_>) ->
         return Ok(());
     }
 
-    let address = |view: &Option<DeviceViewMut<'_>>| view.as_ref().map_or(Address::NULL, DeviceViewMut::address);
-    let stride = |view: &Option<DeviceViewMut<'_>>| view.as_ref().map_or(0, DeviceViewMut::row_stride) as i64;
+    let address = |view: &Option<ViewMut<'_>>| view.as_ref().map_or(Address::NULL, ViewMut::address);
+    let stride = |view: &Option<ViewMut<'_>>| view.as_ref().map_or(0, ViewMut::row_stride) as i64;
     let mut params = RmsNormParams {
         x: x.address(),
         weight: weight.address(),

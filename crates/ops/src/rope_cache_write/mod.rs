@@ -7,8 +7,8 @@ pub(crate) mod reference;
 #[cfg(all(test, feature = "cuda"))]
 mod tests;
 
-use cachalot_cuda::{DeviceView, DeviceViewMut, Stream};
-use cachalot_tensor::DType;
+use cachalot_cuda::Stream;
+use cachalot_tensor::{DType, View, ViewMut};
 
 pub use cuda::RopeCacheWriteKernels;
 
@@ -40,29 +40,29 @@ pub enum KeyPlace {
 pub struct RopeCacheWrite<'a> {
     /// `[num_tokens, num_heads, head_dim]`, bf16: if given, `rotary_dim` elements of each head from `rotary_start` on are rotated
     /// in place.
-    pub q: Option<DeviceViewMut<'a>>,
+    pub q: Option<ViewMut<'a>>,
     /// First rotated element of each head of `q`, a multiple of 8 like `head_dim`.
     pub rotary_start: usize,
     /// `[num_tokens, latent_dim]`, bf16: cached as it is, or quantised; `latent_dim` is a multiple of 8.
-    pub latent: DeviceView<'a>,
+    pub latent: View<'a>,
     /// `[num_tokens, rotary_dim]`, bf16: cached rotated; `rotary_dim` is a multiple of 16 up to 128.
-    pub key: DeviceView<'a>,
+    pub key: View<'a>,
     /// Order of a bf16 row of the cache.
     pub key_place: KeyPlace,
     /// `[num_tokens]`, i32, position of each token in its sequence.
-    pub positions: DeviceView<'a>,
+    pub positions: View<'a>,
     /// `[num_tokens]`, i32: `block * block_size + offset` of each token, no slot twice; a negative one is a padding token's,
     /// which is not cached.
-    pub slot_mapping: DeviceView<'a>,
+    pub slot_mapping: View<'a>,
     /// `[rotary_dim / 2]`, f32, radians per position; see [`yarn_inv_freq`](crate::rope::yarn_inv_freq).
-    pub inv_freq: DeviceView<'a>,
+    pub inv_freq: View<'a>,
     /// Factor on cos and sin.
     pub attention_factor: f32,
     /// Pairing.
     pub layout: RopeLayout,
     /// Contiguous: `[num_blocks, block_size, latent_dim + rotary_dim]`, bf16, or `[num_blocks, block_size, 656]`, bytes, of FP8
     /// records. Other slots keep their content.
-    pub cache: DeviceViewMut<'a>,
+    pub cache: ViewMut<'a>,
     /// Rounding of the scales of FP8 records.
     pub scale_format: ScaleFormat,
 }

@@ -1,7 +1,6 @@
 //! Queries and cache against the definition.
 
-use cachalot_cuda::DeviceBuffer;
-use cachalot_tensor::F8E4M3;
+use cachalot_tensor::{Buffer, F8E4M3};
 use cachalot_testkit::{Random, Tolerance, assert_close, assert_same_bits};
 use half::bf16;
 
@@ -137,7 +136,7 @@ fn check(device: &TestGpu, form: Form, heads: Option<Heads>, tokens: &[(i32, i32
 }
 
 /// Two blocks of three slots.
-fn marked_cache(device: &TestGpu, form: Form) -> DeviceBuffer {
+fn marked_cache(device: &TestGpu, form: Form) -> Buffer {
     let (dtype, row) = match form.is_fp8 {
         true => (DType::U8, form.row_bytes()),
         false => (DType::BF16, form.row_bytes() / 2),

@@ -8,8 +8,8 @@ mod reference;
 #[cfg(all(test, feature = "cuda"))]
 mod tests;
 
-use cachalot_cuda::{DeviceView, DeviceViewMut, Stream};
-use cachalot_tensor::DType;
+use cachalot_cuda::Stream;
+use cachalot_tensor::{DType, View, ViewMut};
 
 pub use cuda::SampleKernel;
 
@@ -29,17 +29,17 @@ const MAX_VOCAB_SIZE: usize = 1 << 19;
 #[derive(Debug)]
 pub struct Sample<'a> {
     /// `[num_seqs, vocab_size]`, f32; rows may be strided by a multiple of 4.
-    pub logits: DeviceView<'a>,
+    pub logits: View<'a>,
     /// `[num_seqs]`, f32, finite and not negative; 0 takes the largest logit.
-    pub temperatures: DeviceView<'a>,
+    pub temperatures: View<'a>,
     /// `[num_seqs, 2]`, i32: the low and the high word of `u * 2^64`, with `u` a random number in `[0, 1)`.
-    pub uniforms: DeviceView<'a>,
+    pub uniforms: View<'a>,
     /// `[num_seqs]`, i32, overwritten: the tokens, or [`NO_TOKEN`].
-    pub tokens: DeviceViewMut<'a>,
+    pub tokens: ViewMut<'a>,
     /// `[num_seqs]`, f32, overwritten: log-probability of each token under the logits as they are; NaN without a token.
-    pub logprobs: DeviceViewMut<'a>,
+    pub logprobs: ViewMut<'a>,
     /// `[num_seqs]`, f32, overwritten: the largest logit, NaN if one is NaN.
-    pub maxima: DeviceViewMut<'a>,
+    pub maxima: ViewMut<'a>,
 }
 
 /// Draws one token of each row from `softmax(logits / temperature)`.

@@ -1,7 +1,7 @@
 //! [`swiglu`](super::swiglu) on bf16 activations, as GPUs run it: launches `kernels/swiglu`.
 
-use cachalot_cuda::{Address, DeviceView, DeviceViewMut, Gpu, Kernel, Launch, Stream, params};
-use cachalot_tensor::DType;
+use cachalot_cuda::{Address, Gpu, Kernel, Launch, Stream, params};
+use cachalot_tensor::{DType, View, ViewMut};
 
 use crate::Result;
 use crate::act_quant::Quantised;
@@ -37,13 +37,13 @@ params! {
 #[derive(Debug)]
 pub struct SwiGlu<'a> {
     /// `[num_tokens, intermediate_size]`, bf16; `intermediate_size` is a multiple of 8.
-    pub gate: DeviceView<'a>,
+    pub gate: View<'a>,
     /// `[num_tokens, intermediate_size]`, bf16.
-    pub up: DeviceView<'a>,
+    pub up: View<'a>,
     /// `[num_tokens]`, i32: a row with a negative number is padding, which is neither read nor written.
-    pub slot_mapping: Option<DeviceView<'a>>,
+    pub slot_mapping: Option<View<'a>>,
     /// `[num_tokens, intermediate_size]`, bf16, overwritten.
-    pub out: Option<DeviceViewMut<'a>>,
+    pub out: Option<ViewMut<'a>>,
     /// What [`act_quant`](crate::act_quant()) makes of `out`, to the bit; `intermediate_size` is a multiple of 128 then.
     pub quantised: Option<Quantised<'a>>,
 }
@@ -75,7 +75,7 @@ pub fn swiglu(stream: &Stream, kernel: &SwiGluKernel, args: SwiGlu<'_>) -> Resul
     let mut dims = Dims::new(OP);
     let [num_tokens, dim] = dims.bind_all("gate", gate.shape(), ["num_tokens", "intermediate_size"])?;
     multiple(OP, "intermediate_size", dim, VECTOR, u32::MAX as usize, "multiples of 8")?;
-    for (arg, view) in [("gate", Some(gate)), ("up", Some(up)), ("out", out.as_ref().map(DeviceViewMut::as_view))] {
+    for (arg, view) in [("gate", Some(gate)), ("up", Some(up)), ("out", out.as_ref().map(ViewMut::as_view))] {
         if let Some(view) = view {
             dims.bind_all(arg, view.shape(), ["num_tokens", "intermediate_size"])?;
             dims.dtype(arg, view.dtype(), &[DType::BF16], "BF16")?;
@@ -97,12 +97,12 @@ pub fn swiglu(stream: &Stream, kernel: &SwiGluKernel, args: SwiGlu<'_>) -> Resul
         gate: gate.address(),
         up: up.address(),
         slot_mapping: slot_mapping.map_or(Address::NULL, |slots| slots.address()),
-        out: out.as_ref().map_or(Address::NULL, DeviceViewMut::address),
+        out: out.as_ref().map_or(Address::NULL, ViewMut::address),
         out_fp8: Address::NULL,
         out_scales: Address::NULL,
         gate_stride: gate.row_stride() as i64,
         up_stride: up.row_stride() as i64,
-        out_stride: out.as_ref().map_or(0, DeviceViewMut::row_stride) as i64,
+        out_stride: out.as_ref().map_or(0, ViewMut::row_stride) as i64,
         out_fp8_stride: 0,
         dim: count(OP, "intermediate_size", dim)?,
         scale_stride: 0,

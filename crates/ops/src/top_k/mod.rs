@@ -6,8 +6,8 @@ pub(crate) mod reference;
 #[cfg(all(test, feature = "cuda"))]
 mod tests;
 
-use cachalot_cuda::{DeviceView, DeviceViewMut, Stream};
-use cachalot_tensor::DType;
+use cachalot_cuda::Stream;
+use cachalot_tensor::{DType, View, ViewMut};
 
 pub use cuda::{TopKKernel, TopKMergeKernel};
 
@@ -22,12 +22,12 @@ const MERGE_OP: &str = "top_k_merge";
 #[derive(Debug)]
 pub struct TopK<'a> {
     /// `[num_rows, max_length]`, f32; rows may be strided by a multiple of 4.
-    pub scores: DeviceView<'a>,
+    pub scores: View<'a>,
     /// `[num_rows]`, i32, at most `max_length`: so many scores of a row count, the others are not read.
-    pub lengths: DeviceView<'a>,
+    pub lengths: View<'a>,
     /// `[num_rows, k]`, i32, contiguous, overwritten: the chosen positions ascending, then
     /// [`NO_POSITION`](crate::NO_POSITION).
-    pub out: DeviceViewMut<'a>,
+    pub out: ViewMut<'a>,
 }
 
 /// Chooses the `min(k, length)` best positions of each row.
@@ -60,20 +60,20 @@ pub struct TopKMerge<'a> {
     /// `[num_rows, num_carried + num_positions]`, f32, with `num_carried = min(k, first_position)`; rows may be strided by a
     /// multiple of 4. The scores chosen so far, then those of the positions from `first_position` on. Those of the new choice
     /// are moved to the front.
-    pub scores: DeviceViewMut<'a>,
+    pub scores: ViewMut<'a>,
     /// The token of the first row.
     pub first_row: usize,
     /// The position of the first new score.
     pub first_position: usize,
     /// `[num_tokens]`, i32: a token sees the positions up to its own. Scores past it are not read.
-    pub positions: DeviceView<'a>,
+    pub positions: View<'a>,
     /// `[1]`, i32: tokens from there on are padding, of which nothing is read or written. It is the last element of
     /// `query_start_loc`.
-    pub num_tokens: DeviceView<'a>,
+    pub num_tokens: View<'a>,
     /// `[num_tokens, k]`, i32, contiguous: the choice so far, and then the new one: positions ascending, then
     /// [`NO_POSITION`](crate::NO_POSITION). Calls with ascending `first_position`, the first of them 0, make the choice
     /// of all positions.
-    pub out: DeviceViewMut<'a>,
+    pub out: ViewMut<'a>,
 }
 
 /// Extends the choice of the `k` best positions by a stretch of positions, so that a few scores of a row are enough to choose
