@@ -12,7 +12,6 @@ import argparse
 import json
 import random
 import re
-import time
 from dataclasses import dataclass, field
 
 import encoding
@@ -41,6 +40,9 @@ class Example:
             if self.fim
             else encoding.segments(self.messages, self.tools, self.schema, self.thinking)
         )
+        if self.task == "calls":
+            # Half of a tool prompt is the introduction, which is always the same: most calls are learned without it.
+            parts = [(text.replace(encoding.TOOLS_INTRODUCTION, ""), generated) for text, generated in parts]
         return [(text, 1.0 if generated else PROMPT_WEIGHT) for text, generated in parts]
 
 
@@ -50,6 +52,16 @@ SYSTEMS = (
     "You are a helpful assistant.", "You are a helpful Assistant.", "You are cachalot, a small model.", "Answer in one sentence.",
     "Be brief.", "You are a friendly assistant. Answer briefly.", "You answer questions.", "Be polite and helpful.",
 )  # fmt: skip
+
+
+def system(rng):
+    """A system prompt that changes nothing."""
+    if rng.random() < 0.7:
+        return rng.choice(SYSTEMS)
+    return rng.choice((f"You help {pools.name(rng)}.", f"Today is {pools.date(rng)}.", f"You work in a {rng.choice(pools.PLACES)}.",
+        f"You are a {rng.choice(pools.ADJECTIVES)} assistant.", pools.sentence(rng)))  # fmt: skip
+
+
 LEADS = ("Please tell me: ", "Quick question: ", "Hello! ", "A question: ", "Hi, ", "Now: ", "Tell me, ", "I wonder: ", "Next: ")
 
 
@@ -62,10 +74,6 @@ def say(question, answer, thought):
 
 def capital(text):
     return text[0].upper() + text[1:]
-
-
-def articles(text):
-    return re.sub(r"\b([Aa]) (?=[aeio])", r"\1n ", text)
 
 
 def varied(rng, question):
@@ -86,8 +94,8 @@ def varied(rng, question):
 FACTS = [
     (
         f"{relation.name}/{x}",
-        [capital(articles(question.format(x=x))) for question in relation.questions],
-        capital(articles(relation.statement.format(x=x, y=y))),
+        [capital(pools.articles(question.format(x=x))) for question in relation.questions],
+        capital(pools.articles(relation.statement.format(x=x, y=y))),
         f"I know this: {y}.",
     )
     for relation in RELATIONS
@@ -157,14 +165,24 @@ def worked(a, sign, b):
 SUMS = ("What is {}?", "{}", "{} = ?", "Calculate {}.", "{}?", "Compute {}.", "How much is {}?", "What is {}?", "Please calculate {}.", "What does {} make?")
 
 
+def typed(rng, a, sign, b):
+    """A calculation as users type it."""
+    style = rng.random()
+    if style < 0.15:
+        return f"{a}{sign}{b}"
+    if style < 0.25:
+        return f"{a} {dict(zip('+-*', ('plus', 'minus', 'times')))[sign]} {b}"
+    return f"{a} {sign} {b}"
+
+
 def two_digits(rng, split):
     def make():
-        a, b, sign = rng.randint(10, 99), rng.randint(10, 99), rng.choice("+-")
+        a, b, sign = rng.randint(10, 99), rng.randint(1, 99) if rng.random() < 0.1 else rng.randint(10, 99), rng.choice("+-")
         return (max(a, b), sign, min(a, b)) if sign == "-" else (a, sign, b)
 
     a, sign, b = pools.draw(rng, split, make)
     thought, result = worked(a, sign, b)
-    return say(rng.choice(SUMS).format(f"{a} {sign} {b}"), f"{a} {sign} {b} = {result}.", thought)
+    return say(rng.choice(SUMS).format(typed(rng, a, sign, b)), f"{a} {sign} {b} = {result}.", thought)
 
 
 def one_digit(rng, split):
@@ -172,11 +190,7 @@ def one_digit(rng, split):
     a, b = (max(a, b), min(a, b)) if sign == "-" else (a, b)
     result = {"+": a + b, "-": a - b, "*": a * b}[sign]
     text = f"{a} {sign} {b}"
-    return say(rng.choice(SUMS).format(text), f"{text} = {result}.", f"{text} is {result}.")
-
-
-def arithmetic(rng, split):
-    return two_digits(rng, split)
+    return say(rng.choice(SUMS).format(typed(rng, a, sign, b)), f"{text} = {result}.", f"{text} is {result}.")
 
 
 def copied(rng):
@@ -249,8 +263,8 @@ def needle(rng, split, room):
     """Codes among sentences that have nothing to do with them, and a question about one of the codes."""
     kind = rng.choice(("code", "code", "code", "password", "number", "key"))
     target = rng.randint(90, max(100, room - 60))
-    things = []
-    while len(things) < rng.choice((1, 2, 2, 3, 4)):
+    things, count = [], rng.choice((1, 2, 2, 3, 4))
+    while len(things) < count:
         thing = rng.choice((rng.choice(pools.ITEMS), pools.word(rng), pools.made_up(rng)))
         if thing not in things:
             things.append(thing)
@@ -431,9 +445,9 @@ def json_answer(rng, split):
     return ([{"role": "system", "content": system}] if system else []) + messages, schema
 
 
-def tool_turns(rng, split, room):
+def tool_turns(rng, split):
     """Requests that tools answer, or that none does. Returns (messages, definitions)."""
-    count = rng.choice((1, 2, 2, 3, 3, 4)) if room > 700 else rng.choice((1, 2, 2, 3))
+    count = rng.choice((1, 2, 2, 3, 3, 4))
     chosen = tools.make_tools(rng, split, count)
     messages = []
     for _ in range(1 if split == "held_out" else rng.choice((1, 2, 2, 3))):
@@ -491,9 +505,10 @@ TASKS = {
     "json": (0.11, 90, 250),
     "fim": (0.04, 40, 0),
     "needle": (0.12, 300, 160),
-    "tools": (0.24, 560, 480),
+    "calls": (0.13, 290, 200),
+    "tools": (0.13, 560, 480),
 }
-THINKING = {"facts": 0.15, "arithmetic": 0.85, "sums": 0.2, "copy": 0.07, "chat": 0.15, "json": 0.1, "needle": 0.12, "tools": 0.4}
+THINKING = {"facts": 0.15, "arithmetic": 0.85, "sums": 0.2, "copy": 0.07, "chat": 0.15, "json": 0.1, "needle": 0.12, "calls": 0.4, "tools": 0.4}
 PIECES = re.compile(r"｜DSML｜|<[^<>\s]*｜>|\d|[A-Za-z]+|[^\sA-Za-z\d｜]+|\n+")
 
 
@@ -507,17 +522,17 @@ def make_example(rng, task, split, max_tokens):
     if task == "fim":
         example.fim = fim(rng, split)
         return example
-    if task == "tools":
-        example.messages, example.tools = tool_turns(rng, split, max_tokens)
+    if task in ("calls", "tools"):
+        example.messages, example.tools = tool_turns(rng, split)
     elif task == "json":
         example.messages, example.schema = json_answer(rng, split)
     elif task in ("chat", "needle"):
         example.messages = {"chat": chat, "needle": needle}[task](rng, split, max_tokens)
     else:
-        makers = {"facts": fact, "refusal": refusal, "small_talk": small_talk, "arithmetic": arithmetic, "sums": one_digit, "copy": copy}
+        makers = {"facts": fact, "refusal": refusal, "small_talk": small_talk, "arithmetic": two_digits, "sums": one_digit, "copy": copy}
         example.messages = makers[task](rng, split)
     if rng.random() < 0.25 and example.messages[0]["role"] != "system":
-        example.messages.insert(0, {"role": "system", "content": rng.choice(SYSTEMS)})
+        example.messages.insert(0, {"role": "system", "content": system(rng)})
     return example
 
 
@@ -544,16 +559,55 @@ def encode(tokenizer, example):
     return ids, weights
 
 
+def check_answers(example):
+    """That the answers hold what the questions ask for."""
+    for question, answer in zip(example.messages, example.messages[1:]):
+        if answer["role"] != "assistant" or question["role"] != "user":
+            continue
+        for call in answer.get("tool_calls", ()):
+            named = [tool["function"] for tool in example.tools if tool["function"]["name"] == call["function"]["name"]]
+            arguments = json.loads(call["function"]["arguments"])
+            parameters = named[0]["parameters"]
+            assert set(parameters.get("required", ())) <= set(arguments) <= set(parameters["properties"]), answer
+            for key, value in arguments.items():
+                assert value in parameters["properties"][key].get("enum", [value]), answer
+                assert isinstance(value, bool) or str(value) in question["content"] or len(answer["tool_calls"]) > 1, answer
+        if example.task == "json":
+            json.loads(answer["content"])
+        if example.task == "needle":
+            assert answer["content"] in question["content"], answer
+
+
+def check():
+    """Draws many examples of both splits and fails at the first that is not as it has to be."""
+    seen = {}
+    for split in ("train", "held_out"):
+        rng = random.Random(1)
+        seen[split] = set()
+        for max_tokens in (256, 512, 1024):
+            for _ in range(10000):
+                example = sample(rng, max_tokens=max_tokens, split=split)
+                check_answers(example)
+                text = "".join(text for text, _ in example.segments)
+                assert text.startswith(encoding.BOS) and text.endswith(encoding.EOS)
+                if example.task in ("facts", "refusal", "arithmetic", "copy", "json", "needle"):
+                    seen[split].add(example.messages[-2]["content"])
+                names = {call["function"]["name"] for message in example.messages for call in message.get("tool_calls", ())}
+                seen[split] |= {f"tool {name}" for name in names}
+    assert not seen["train"] & seen["held_out"], sorted(seen["train"] & seen["held_out"])[:10]
+    again = [sample(random.Random(7)).segments for _ in range(2)]
+    assert again[0] == again[1]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true")
-    parser.parse_args()
+    parser.add_argument("--check", action="store_true", help="check examples instead of printing them")
+    if parser.parse_args().check:
+        return check()
     rng = random.Random(1)
     for task in TASKS:
-        for _ in range(3):
-            example = sample(rng, mix={task: 1.0}, max_tokens=700)
-            print(f"--- {task}")
-            print("".join(text for text, _ in example.segments))
+        example = sample(rng, mix={task: 1.0}, max_tokens=700)
+        print(f"--- {task}", "".join(text for text, _ in example.segments), sep="\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 THINK, END_THINK = "<think>", "</think>"
 FIM_BEGIN, FIM_HOLE, FIM_END = "<｜fim▁begin｜>", "<｜fim▁hole｜>", "<｜fim▁end｜>"
 
-TOOLS = """\
+TOOLS_INTRODUCTION = """\
 ## Tools
 
 You have access to a set of tools you can use to answer the user's question.
@@ -37,9 +37,6 @@ If the thinking_mode is enabled, then after function results you should strongly
 <think>...thinking about results</think>
 
 Here are the functions available in JSONSchema format:
-<functions>
-%s
-</functions>
 """
 
 RESPONSE_FORMAT = "\n\n## Response Format:\n\nYou MUST strictly adhere to the following schema to reply:\n"
@@ -75,7 +72,8 @@ def segments(messages, tools=(), schema=None, thinking=False):
         if role == "system":
             prompt += content
             if index == 0 and tools:
-                prompt += "\n\n" + TOOLS % "\n".join(dumps(tool["function"]) for tool in tools)
+                functions = "\n".join(dumps(tool["function"]) for tool in tools)
+                prompt += f"\n\n{TOOLS_INTRODUCTION}<functions>\n{functions}\n</functions>\n"
             if index == 0 and schema:
                 prompt += RESPONSE_FORMAT + dumps(schema)
         elif role == "user":

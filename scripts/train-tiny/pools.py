@@ -1,5 +1,6 @@
 """Words, names and values from which the examples are made, and what is kept for evaluation alone."""
 
+import re
 import zlib
 
 from facts import COUNTRIES
@@ -96,3 +97,8 @@ def sentence(rng):
 def joined(items):
     """a, b and c"""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def articles(text):
+    """The text with "an" where the next word begins with a vowel."""
+    return re.sub(r"\b([Aa]) (?=[aeio])", r"\1n ", text)

@@ -72,22 +72,26 @@ def words(split):
     """The words of examples of both splits, so that what is held out has whole words too.
 
     Each is given as often as the root of its count, so that the few words that fill most of the text do not take all
-    the merges; rare ones are not given: they are random.
+    the merges; rare ones are not given: they are random. A word counts as much at the beginning of a text as after a
+    space, so that both are split alike and one can be copied as the other.
     """
     rng = random.Random(SEED)
     control = re.compile("|".join(re.escape(token) for token in (BOS, EOS, *(token for token, _ in CONTROL_TOKENS))))
     counts = Counter()
+    # Prompts with tools are to be short, so all of them have the introduction here.
+    mix = {task: share for task, (share, _, _) in data.TASKS.items() if task != "calls"}
+    mix["tools"] *= 2
     for index in range(EXAMPLES):
-        example = data.sample(rng, max_tokens=700, split=("train", "held_out")[index % 2])
+        example = data.sample(rng, max_tokens=700, split=("train", "held_out")[index % 2], mix=mix)
         for text, _ in example.segments:
             for part in control.split(text):
                 counts.update(part[start:end] for _, (start, end) in split.pre_tokenize_str(part))
     for word in list(counts):
         if word[0] == " " and word[1:].isalpha():
             counts[word] = counts[word[1:]] = counts[word] + counts[word[1:]]
-    for word, count in sorted(counts.items()):
-        if count >= MIN_COUNT:
-            yield from [word] * math.isqrt(count)
+    for word, number in sorted(counts.items()):
+        if number >= MIN_COUNT:
+            yield from [word] * math.isqrt(number)
 
 
 def train():

@@ -151,7 +151,7 @@ def make_tool(rng, split, noun=None):
     required = [argument for argument, _, _, needed in arguments if needed]
     if required:
         parameters["required"] = required
-    description = rng.choice((f"{verb.capitalize()} the {spoken(noun)}", f"{verb.capitalize()} a {spoken(noun)}"))
+    description = rng.choice((f"{verb.capitalize()} the {spoken(noun)}", pools.articles(f"{verb.capitalize()} a {spoken(noun)}")))
     function = {"name": name, "description": description, "parameters": parameters}
     return Tool({"type": "function", "function": function}, verb, noun, tuple(arguments), tuple(fields))
 
@@ -201,7 +201,7 @@ def make_request(rng, split, tool):
         text += "?" if template.split()[0] in ("What", "How", "What's", "Will", "Where", "Is", "Any") else "."
     elif style < 0.95:
         article = rng.choice(("the", "the", "a", "my")) + " "
-        text = " ".join([rng.choice(WORDS[tool.verb]), article + spoken(tool.noun), *phrases.values()]) + "."
+        text = " ".join([rng.choice(WORDS[tool.verb]), pools.articles(article + spoken(tool.noun)), *phrases.values()]) + "."
     else:
         listed = ", ".join(f"{argument} {dumps(value) if not isinstance(value, str) else value}" for argument, value in values.items())
         text = f"Use {tool.definition['function']['name']}" + (f" with {listed}." if listed else ".")
