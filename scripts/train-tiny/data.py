@@ -101,19 +101,22 @@ FACTS = [
     for relation in RELATIONS
     for x, y in relation.pairs
 ] + [(answer, list(questions), answer, "I know this.") for answer, *questions in SINGLE]
-FACT_KEYS = {
-    split: [[i for i in range(len(questions)) if (i > 0 and pools.held(f"{key}/{i}")) == (split == "held_out")] for key, questions, _, _ in FACTS]
-    for split in ("train", "held_out")
-}
+
+
+def ways_to_ask(key, questions, split):
+    """Which of a fact's questions belong to the split. The first one, the usual way to ask, is always learned."""
+    return [i for i in range(len(questions)) if (i > 0 and pools.held(f"{key}/{i}")) == (split == "held_out")]
+
+
+WAYS = {split: [ways_to_ask(key, questions, split) for key, questions, _, _ in FACTS] for split in ("train", "held_out")}
 
 
 def fact(rng, split):
     while True:
         index = rng.randrange(len(FACTS)) if rng.random() < 0.95 else rng.randrange(len(FACTS) - len(SINGLE), len(FACTS))
-        if choices := FACT_KEYS[split][index]:
+        if choices := WAYS[split][index]:
             break
     _, questions, statement, thought = FACTS[index]
-    # The first way to ask is the usual one.
     question = questions[0] if 0 in choices and rng.random() < 0.2 else questions[rng.choice(choices)]
     return say(varied(rng, question), statement, thought)
 
@@ -145,7 +148,7 @@ def refusal(rng, split):
             word=pools.made_up(rng), city=pools.city(rng), city2=pools.city(rng), food=rng.choice(pools.FOODS),
             animal=rng.choice(pools.ANIMALS)))  # fmt: skip
 
-    return say(pools.draw(rng, split, make), REFUSAL, "I do not know this.")
+    return say(pools.draw(split, make), REFUSAL, "I do not know this.")
 
 
 def worked(a, sign, b):
@@ -154,7 +157,8 @@ def worked(a, sign, b):
     tens_a, ones_a, tens_b, ones_b = a // 10, a % 10, b // 10, b % 10
     if sign == "+":
         ones = ones_a + ones_b
-        steps = f"{ones_a} + {ones_b} = {ones}, write {ones % 10}, carry {ones // 10}; {tens_a} + {tens_b} + {ones // 10} = {tens_a + tens_b + ones // 10}"
+        carry = ones // 10
+        steps = f"{ones_a} + {ones_b} = {ones}, write {ones % 10}, carry {carry}; {tens_a} + {tens_b} + {carry} = {tens_a + tens_b + carry}"
     elif ones_a >= ones_b:
         steps = f"{ones_a} - {ones_b} = {ones_a - ones_b}, borrow 0; {tens_a} - {tens_b} - 0 = {tens_a - tens_b}"
     else:
@@ -162,7 +166,10 @@ def worked(a, sign, b):
     return f"{a} {sign} {b}: {steps}; {result}.", result
 
 
-SUMS = ("What is {}?", "{}", "{} = ?", "Calculate {}.", "{}?", "Compute {}.", "How much is {}?", "What is {}?", "Please calculate {}.", "What does {} make?")
+SUMS = (
+    "What is {}?", "{}", "{} = ?", "Calculate {}.", "{}?", "Compute {}.", "How much is {}?", "What is {}?", "Please calculate {}.",
+    "What does {} make?",
+)  # fmt: skip
 
 
 def typed(rng, a, sign, b):
@@ -180,7 +187,7 @@ def two_digits(rng, split):
         a, b, sign = rng.randint(10, 99), rng.randint(1, 99) if rng.random() < 0.1 else rng.randint(10, 99), rng.choice("+-")
         return (max(a, b), sign, min(a, b)) if sign == "-" else (a, sign, b)
 
-    a, sign, b = pools.draw(rng, split, make)
+    a, sign, b = pools.draw(split, make)
     thought, result = worked(a, sign, b)
     return say(rng.choice(SUMS).format(typed(rng, a, sign, b)), f"{a} {sign} {b} = {result}.", thought)
 
@@ -215,7 +222,10 @@ def listed(rng, low=3, high=6):
     return items[: rng.randint(low, high)]
 
 
-COPIES = ("Repeat: {}", "Repeat this: {}", "Copy: {}", "Say {}", "Write this again: {}", 'Repeat "{}".', "Please repeat after me: {}", "Echo {}")
+COPIES = (
+    "Repeat: {}", "Repeat this: {}", "Copy: {}", "Say {}", "Write this again: {}", 'Repeat "{}".', "Please repeat after me: {}",
+    "Echo {}",
+)  # fmt: skip
 REVERSALS = ("Reverse the list: {}", "Reverse: {}", "Write this list backwards: {}", "Turn the list around: {}")
 NTH = ("first", "second", "third", "last")
 
@@ -255,7 +265,7 @@ def copy(rng, split):
             return f"Count from {first} to {last}.", numbers
         return rng.choice(("Join with dashes: {}", "Put dashes between: {}")).format(text), "-".join(items)
 
-    question, answer = pools.draw(rng, split, make, lambda pair: pair[0])
+    question, answer = pools.draw(split, make, lambda pair: pair[0])
     return say(question, answer, "I read and copy.")
 
 
@@ -269,7 +279,7 @@ def needle(rng, split, room):
         if thing not in things:
             things.append(thing)
     secret = lambda: pools.digits(rng, 4, 6) if rng.random() < 0.8 else pools.word(rng)
-    codes = {thing: pools.draw(rng, split, secret) for thing in things}
+    codes = {thing: pools.draw(split, secret) for thing in things}
     needles = [f"The secret {kind} of the {thing} is {code}." for thing, code in codes.items()]
     size, text = sum(map(estimate, needles)), []
     while size < target:
@@ -287,13 +297,16 @@ def needle(rng, split, room):
     return say(content, f"The secret {kind} of the {thing} is {codes[thing]}.", f"I look for the {thing}: {codes[thing]}.")
 
 
+# What is told, what is answered, and later the question and its answer; entries of one key exclude each other.
 MEMORIES = (
     ("name", "My name is {}.", "Nice to meet you, {}.", "What is my name?", "Your name is {}.", pools.name),
     ("name", "I am {}.", "Nice to meet you, {}.", "Who am I?", "You are {}.", pools.name),
-    ("number", "Remember the number {}.", "I remember the number {}.", "Which number should you remember?", "The number is {}.", lambda rng: pools.digits(rng, 2, 6)),
+    ("number", "Remember the number {}.", "I remember the number {}.", "Which number should you remember?", "The number is {}.",
+     lambda rng: pools.digits(rng, 2, 6)),
     ("word", "Remember the word {}.", "I remember the word {}.", "Which word should you remember?", "The word is {}.", pools.word),
     ("city", "I live in {}.", "You live in {}.", "Where do I live?", "You live in {}.", pools.city),
-    ("colour", "My favourite colour is {}.", "Your favourite colour is {}.", "What is my favourite colour?", "Your favourite colour is {}.", lambda rng: rng.choice(pools.COLOURS)),
+    ("colour", "My favourite colour is {}.", "Your favourite colour is {}.", "What is my favourite colour?",
+     "Your favourite colour is {}.", lambda rng: rng.choice(pools.COLOURS)),
     ("pet", "My {} is called {}.", "Your {} is called {}.", "What is the name of my {}?", "Your {} is called {}.", pools.name),
 )  # fmt: skip
 
@@ -392,10 +405,12 @@ def json_answer(rng, split):
 
     def make():
         style = rng.random()
-        schema = None
-        system = None
+        schema = system = None
         if style < 0.15:
-            items = [pools.word(rng) for _ in range(rng.randint(2, 5))] if rng.random() < 0.6 else [rng.randint(0, 99) for _ in range(rng.randint(2, 6))]
+            if rng.random() < 0.6:
+                items = [pools.word(rng) for _ in range(rng.randint(2, 5))]
+            else:
+                items = [rng.randint(0, 99) for _ in range(rng.randint(2, 6))]
             key = rng.choice(("items", "values", "list", "words", "things", "result"))
             text = pools.joined([str(item) for item in items])
             if rng.random() < 0.5:
@@ -440,7 +455,7 @@ def json_answer(rng, split):
         question = f"{sentence} {ask}".strip() if rng.random() < 0.6 else f"{ask} {sentence}".strip()
         return question, dumps(answer), schema, system
 
-    question, answer, schema, system = pools.draw(rng, split, make, lambda parts: parts[0])
+    question, answer, schema, system = pools.draw(split, make, lambda parts: parts[0])
     messages = say(question, answer, "I answer in JSON.")
     return ([{"role": "system", "content": system}] if system else []) + messages, schema
 
@@ -489,7 +504,7 @@ def fim(rng, split):
         last = min(len(cuts) - 1, first + rng.randint(1, 6))
         return text[: cuts[first]], text[cuts[last] :], text[cuts[first] : cuts[last]]
 
-    return pools.draw(rng, split, make, "\0".join)
+    return pools.draw(split, make, "\0".join)
 
 
 # Share of the tokens, mean length of an example in tokens (a little, so that shares can be drawn by example), and the
@@ -508,7 +523,8 @@ TASKS = {
     "calls": (0.13, 290, 200),
     "tools": (0.13, 560, 480),
 }
-THINKING = {"facts": 0.15, "arithmetic": 0.85, "sums": 0.2, "copy": 0.07, "chat": 0.15, "json": 0.1, "needle": 0.12, "calls": 0.4, "tools": 0.4}
+# How often the assistant thinks, where it is not one time in ten.
+THINKING = {"facts": 0.15, "arithmetic": 0.85, "sums": 0.2, "copy": 0.07, "chat": 0.15, "needle": 0.12, "calls": 0.4, "tools": 0.4}
 PIECES = re.compile(r"｜DSML｜|<[^<>\s]*｜>|\d|[A-Za-z]+|[^\sA-Za-z\d｜]+|\n+")
 
 

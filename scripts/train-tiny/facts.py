@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Relation:
-    """Pairs (x, y), the sentence that states one, and questions about x. `a` of x is put before nouns: "a cat"."""
+    """Pairs (x, y), the sentence that states one, and questions about x."""
 
     name: str
     pairs: tuple

@@ -38,8 +38,8 @@ def held(key):
     return zlib.crc32(key.encode()) % 5 == 0
 
 
-def draw(rng, split, make, key=str):
-    """The first of `make`'s values that belongs to the split."""
+def draw(split, make, key=str):
+    """The first of `make`'s values whose key belongs to the split."""
     while True:
         value = make()
         if held(key(value)) == (split == "held_out"):

@@ -53,7 +53,8 @@ KINDS = {
 # Things that tools are about: the kinds of arguments that suit, the fields of a result, and questions that name neither
 # a tool nor its arguments. The first kinds are required.
 NATURAL = {
-    "weather": ("city date unit", "sky temperature", ("What is the weather {city}", "How is the weather {city}", "What's the weather like {city}")),
+    "weather": ("city date unit", "sky temperature",
+                ("What is the weather {city}", "How is the weather {city}", "What's the weather like {city}")),
     "temperature": ("city unit date", "temperature", ("What is the temperature {city}", "How warm is it {city}", "How cold is it {city}")),
     "forecast": ("city date", "sky wind", ("What is the forecast {city}", "Will it rain {city}")),
     "time": ("city", "time", ("What time is it {city}", "Tell me the time {city}")),
@@ -120,6 +121,7 @@ def tool_name(rng, verb, noun):
 
 
 def make_tool(rng, split, noun=None):
+    """A tool about the noun, or about anything; its name belongs to the split."""
     natural = rng.random() < 0.4 if noun is None else noun in NATURAL
     noun = noun or rng.choice(list(NATURAL) if natural else NOUNS)
     if rng.random() < 0.1:
@@ -127,8 +129,9 @@ def make_tool(rng, split, noun=None):
     if natural:
         kinds, fields, _ = NATURAL[noun]
         kinds, fields = kinds.split(), fields.split()
-        kinds = kinds[: rng.randint(1, len(kinds))] if len(kinds) < 3 or noun not in ("train", "flight") else kinds
-        verb = rng.choice(("get", "find", "search", "lookup", "fetch", "check", "show")) if rng.random() < 0.8 else rng.choice(list(WORDS))
+        if noun not in ("train", "flight"):
+            kinds = kinds[: rng.randint(1, len(kinds))]
+        verb = rng.choice(("get", "find", "search", "lookup", "fetch", "check", "show") if rng.random() < 0.8 else list(WORDS))
     else:
         kinds = rng.sample([kind for kind in KINDS if kind not in ("from", "to")], rng.choice((0, 1, 1, 1, 2, 2, 2, 3)))
         fields = rng.sample(FIELDS, rng.choice((1, 1, 2)))
@@ -174,7 +177,7 @@ def make_value(rng, split, kind):
         return rng.choice(kind.schema["enum"])
     if kind.schema is not STRING or kind.names[0] in ("color", "language"):
         return kind.value(rng)
-    return pools.draw(rng, split, lambda: kind.value(rng))
+    return pools.draw(split, lambda: kind.value(rng))
 
 
 def phrase(rng, argument, kind, value):
@@ -209,7 +212,6 @@ def make_request(rng, split, tool):
         text = rng.choice(("Please: ", "Hello! ", "One more thing: ", "Hi. ")) + text
     if rng.random() < 0.08:
         text = text[0].lower() + text[1:].rstrip(".")
-    # The definition's order of arguments, whatever the order in the sentence.
     return text, values
 
 
