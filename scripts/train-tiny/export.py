@@ -1,18 +1,20 @@
 #!/usr/bin/env python3
-"""Writes a trained model in the published layout: config.json, generation_config.json and model.safetensors.
+"""Writes a trained model in the published layout: configuration, tokenizer and model.safetensors.
 
-    export.py CHECKPOINT FOLDER           FP8 weights in 128x128 blocks with scales that are powers of two
-    export.py CHECKPOINT FOLDER --bf16    the same weights in BF16, to compare with
+    export.py TRAINING FOLDER           FP8 weights in 128x128 blocks with scales that are powers of two
+    export.py TRAINING FOLDER --bf16    the same weights in BF16, to compare with
 """
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from model import FP8_BLOCK, Config, Linear, Model, quantise_blocks
+from tokenizer import BOS, EOS
 
 GENERATION_CONFIG = {"bos_token_id": 0, "do_sample": True, "eos_token_id": 1, "temperature": 1.0, "top_p": 0.95}
 # Keys of Config that config.json keeps in an object of their own.
@@ -58,7 +60,34 @@ def config_json(config: Config, bf16: bool) -> dict:
             "scale_fmt": "ue8m0",
             "weight_block_size": [FP8_BLOCK, FP8_BLOCK],
         }
+    keys["rope_scaling"] = dict(sorted(keys["rope_scaling"].items()))
     return dict(sorted(keys.items()))
+
+
+def tokenizer_config(config: Config) -> dict:
+    def token(content):
+        return {
+            "__type": "AddedToken",
+            "content": content,
+            "lstrip": False,
+            "normalized": True,
+            "rstrip": False,
+            "single_word": False,
+        }
+
+    return {
+        "add_bos_token": False,
+        "add_eos_token": False,
+        "bos_token": token(BOS),
+        "clean_up_tokenization_spaces": False,
+        "eos_token": token(EOS),
+        "legacy": True,
+        "model_max_length": config.max_position_embeddings,
+        "pad_token": token(EOS),
+        "sp_model_kwargs": {},
+        "tokenizer_class": "LlamaTokenizerFast",
+        "unk_token": None,
+    }
 
 
 def config_of(folder: Path) -> Config:
@@ -86,7 +115,7 @@ def tensors_of(model: Model, bf16: bool) -> dict[str, torch.Tensor]:
         for stored, tensor in published(name, whole):
             if name in fp8 and not bf16:
                 codes, scale, _ = quantise_blocks(tensor)
-                out[stored], out[stored.replace(".weight", ".weight_scale_inv")] = codes, scale
+                out[stored], out[f"{stored}_scale_inv"] = codes, scale
             elif "k_norm" in name or "e_score_correction_bias" in name:
                 out[stored] = tensor.float()
             else:
@@ -103,8 +132,9 @@ def write(model: Model, folder: Path, bf16: bool):
     for name, content in (
         ("config.json", config_json(model.config, bf16)),
         ("generation_config.json", GENERATION_CONFIG),
+        ("tokenizer_config.json", tokenizer_config(model.config)),
     ):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     save_file(tensors_of(model, bf16), folder / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -114,8 +144,8 @@ def read(folder: Path) -> Model:
 
     def take(name):
         tensor = stored[name].float()
-        scale = stored.get(name.replace(".weight", ".weight_scale_inv"))
-        if scale is not None and ".weight" in name and scale is not stored[name]:
+        scale = stored.get(f"{name}_scale_inv")
+        if scale is not None:
             spread = scale.repeat_interleave(FP8_BLOCK, 0).repeat_interleave(FP8_BLOCK, 1)
             tensor *= spread[: tensor.shape[0], : tensor.shape[1]]
         return tensor
@@ -131,14 +161,15 @@ def read(folder: Path) -> Model:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("training", type=Path, help="the folder of train.py")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--bf16", action="store_true")
     arguments = parser.parse_args()
-    saved = torch.load(arguments.checkpoint, weights_only=False)
+    saved = torch.load(arguments.training / "checkpoint.pt", weights_only=False)
     model = Model(saved["config"])
     model.load_state_dict(saved["model"])
     write(model, arguments.folder, arguments.bf16)
+    shutil.copy(arguments.training / "tokenizer.json", arguments.folder)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Trains the model within a given time and writes checkpoints.
 
-    train.py FOLDER --tokenizer tokenizer.json --minutes 90
+    train.py FOLDER --minutes 90
 
-FOLDER/checkpoint.pt is what has been learned so far; the same command goes on from there. Learning has three phases:
+FOLDER/tokenizer.json is the vocabulary (tokenizer.py). FOLDER/checkpoint.pt is what has been learned so far; the same
+command goes on from there. Learning has three phases:
 dense attention (most of the time); the indexers alone, which learn where dense attention looks; sparse attention to
 what the indexers choose, with falling rates. `touch FOLDER/finish` begins the second phase now: the run ends TAIL
 minutes later.
@@ -15,6 +16,7 @@ import os
 import random
 import time
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +25,15 @@ import torch.multiprocessing as multiprocessing
 
 import data
 import tokenizer as tokenizers
-from model import Config, Model, make_batch
+from model import Config, Model, make_batch, stored_weights
 from optim import make_optimisers
 
 # Minutes of the second and of the third phase.
 INDEXER, SPARSE = 4, 22
 TAIL = INDEXER + SPARSE
+# Share of the examples, in the first half, that are repeated random tokens, and the tokens they are taken from.
+REPEATS = 0.15
+FIRST_WORD, LAST_WORD = 3, 2000
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Settings:
     tokens_per_step: int = 4096
     muon_lr: float = 0.015
     adam_lr: float = 0.002
-    embedding_lr: float = 0.01
+    embedding_lr: float = 0.02
     warmup_steps: int = 100
     mtp_weight: float = 0.3
     bias_rate: float = 0.002
@@ -74,13 +79,25 @@ def room(rng, progress, sparse):
     return rng.choices((260, 700, 1100), (0.15, 0.75, 0.1))[0]
 
 
+def repeats(rng):
+    """Random tokens several times over. Every repetition can be predicted, so this teaches to copy faster than any text."""
+    once = [rng.randrange(FIRST_WORD, LAST_WORD) for _ in range(rng.randint(4, 16))]
+    times = rng.randint(2, 4)
+    return once * times, [0.0] * len(once) + [1.0] * len(once) * (times - 1), "repeats"
+
+
 def produce(out, progress, sparse, tokenizer_path, seed, tokens):
     """Endless batches, made in a process of its own."""
     torch.set_num_threads(1)
     tokenizer, rng, waiting = tokenizers.load(tokenizer_path), random.Random(seed), []
+    mix = {task: share for task, (share, _, _) in data.TASKS.items()}
+    mix["copy"] *= 2
     while True:
         while sum(len(ids) for ids, _, _ in waiting) < tokens:
-            example = data.sample(rng, max_tokens=room(rng, progress.value, sparse.value), split="train", mix=None)
+            if rng.random() < (REPEATS if progress.value < 0.45 else 0.0):
+                waiting.append(repeats(rng))
+                continue
+            example = data.sample(rng, max_tokens=room(rng, progress.value, sparse.value), split="train", mix=mix)
             ids, weights = data.encode(tokenizer, example)
             if len(ids) <= tokens // 2:
                 waiting.append((ids, weights, example.task))
@@ -132,11 +149,10 @@ def save(path, **state):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--minutes", type=float, required=True, help="time for all phases, of all runs together")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, finish = arguments.folder / "checkpoint.pt", arguments.folder / "finish"
+    checkpoint, finish, tokenizer = (arguments.folder / name for name in ("checkpoint.pt", "finish", "tokenizer.json"))
     settings = Settings()
 
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -147,7 +163,7 @@ def main():
     batches = context.Queue(8)
     producer = context.Process(
         target=produce,
-        args=(batches, progress, sparse, arguments.tokenizer, settings.seed + step, settings.tokens_per_step),
+        args=(batches, progress, sparse, tokenizer, settings.seed + step, settings.tokens_per_step),
         daemon=True,
     )
     producer.start()
@@ -160,9 +176,11 @@ def main():
     model.to(device)
     optimisers = make_optimisers(model, settings.muon_lr, settings.adam_lr, settings.embedding_lr, torch.bfloat16)
     for optimiser, state in zip(optimisers, saved["optimisers"] if saved else ()):
+        for group, old in zip(optimiser.param_groups, state["param_groups"]):
+            old["base"] = group["base"]
         optimiser.load_state_dict(state)
     main_parameters = [p for name, p in model.named_parameters() if ".indexer." not in name]
-    evaluation = held_out(tokenizers.load(arguments.tokenizer), settings)
+    evaluation = held_out(tokenizers.load(tokenizer), settings)
 
     total = min(arguments.minutes * 60, saved["total"] if saved else math.inf)
     start = time.monotonic() - used
@@ -198,18 +216,20 @@ def main():
 
         examples, groups = batches.get()
         batch = make_batch([example[:2] for example in examples], groups, settings.tokens_per_step).to(device)
-        hidden, draft, indexer_loss = model(batch, mode)
-        loss = indexer_loss
-        if mode != "indexer":
-            losses, at = model.loss(hidden, batch, 1)
-            draft_losses, _ = model.loss(draft, batch, 2)
-            loss = loss + losses.mean() + settings.mtp_weight * draft_losses.mean()
-            log["loss"].append(losses.mean().item())
-            log["mtp"].append(draft_losses.mean().item())
-            task_losses(log, examples, groups, batch, losses.detach(), at)
-        if mode != "dense":
-            log["indexer"].append(float(indexer_loss.detach()))
-        loss.backward()
+        # From the third phase on, what is trained is what will be stored.
+        with stored_weights(model) if mode == "sparse" else nullcontext():
+            hidden, draft, indexer_loss = model(batch, mode)
+            loss = indexer_loss
+            if mode != "indexer":
+                losses, at = model.loss(hidden, batch, 1)
+                draft_losses, _ = model.loss(draft, batch, 2)
+                loss = loss + losses.mean() + settings.mtp_weight * draft_losses.mean()
+                log["loss"].append(losses.mean().item())
+                log["mtp"].append(draft_losses.mean().item())
+                task_losses(log, examples, groups, batch, losses.detach(), at)
+            if mode != "dense":
+                log["indexer"].append(float(indexer_loss.detach()))
+            loss.backward()
         log["norm"].append(torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip).item())
         for optimiser in optimisers:
             optimiser.step()
