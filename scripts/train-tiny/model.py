@@ -453,7 +453,9 @@ class Model(nn.Module):
             # Layers start as almost nothing on top of the residual stream.
             nn.init.zeros_(layer.self_attn.o_proj.weight)
             nn.init.zeros_(layer.mlp.down_proj.weight if isinstance(layer.mlp, MLP) else layer.mlp.experts.down_proj.weight)
-        nn.init.zeros_(self.lm_head.weight)
+        # A head that copies then has one thing to learn for all tokens: to hand on what it reads.
+        embedding = self.model["embed_tokens"].weight.data
+        self.lm_head.weight.data = 0.06 * embedding
         look_back(self)
 
     def forward(self, batch: Batch, mode="dense"):

@@ -29,7 +29,7 @@ from model import Config, Model, make_batch, stored_weights
 from optim import make_optimisers
 
 # Minutes of the second and of the third phase.
-INDEXER, SPARSE = 4, 22
+INDEXER, SPARSE = 3, 17
 TAIL = INDEXER + SPARSE
 # Share of the examples, in the first half, that are repeated random tokens, and the tokens they are taken from.
 REPEATS = 0.15
@@ -48,8 +48,8 @@ class Settings:
     bias_rate: float = 0.002
     clip: float = 1.0
     checkpoint_seconds: int = 300
-    eval_seconds: int = 600
-    eval_examples: int = 32
+    eval_seconds: int = 1500
+    eval_examples: int = 16
 
 
 def grouped(examples, tokens):
