@@ -87,8 +87,16 @@ def said(answer):
     return parts(choice["message"])
 
 
+def loaded(arguments):
+    """The arguments of a call, or their text if it is not JSON."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
+
+
 def parts(message):
-    calls = [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in message.get("tool_calls") or ()]
+    calls = [(call["function"]["name"], loaded(call["function"]["arguments"])) for call in message.get("tool_calls") or ()]
     return message.get("content") or "", message.get("reasoning_content"), calls
 
 
