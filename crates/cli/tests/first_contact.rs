@@ -317,9 +317,9 @@ fn what_cannot_be_loaded_is_explained() {
     check(&truncated, &["model-00002-of-000002.safetensors", "hint: the file was cut off or altered"]);
 
     let mismatched = tiny("mismatched", &v32_config());
-    let embedded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/embedded");
+    let untrained = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/untrained");
     for name in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(embedded.join(name), mismatched.join(name)).expect("in a temporary folder");
+        fs::copy(untrained.join(name), mismatched.join(name)).expect("in a temporary folder");
     }
     check(
         &mismatched,

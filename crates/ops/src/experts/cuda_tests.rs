@@ -169,7 +169,7 @@ impl Case {
         let decoded: Vec<[Vec<Vec<f32>>; 3]> = self
             .experts
             .iter()
-            .map(|expert| [&expert.gate_proj, &expert.up_proj, &expert.down_proj].map(|matrix| decode(matrix)))
+            .map(|expert| [&expert.gate_proj, &expert.up_proj, &expert.down_proj].map(decode))
             .collect();
         let mut out: Vec<f64> = self.before.iter().map(|value| value.to_f64()).collect();
         for (pair, &id) in self.ids.iter().enumerate().filter(|&(_, &id)| self.is_expert(id)) {

@@ -30,10 +30,10 @@ fn check(
     // Both in one buffer, as one GEMM writes them.
     let mut both = vec![bf16::NAN; 2 * num_tokens * dim];
     let mut slots: Vec<i32> = (0..num_tokens as i32).collect();
-    for token in 0..num_tokens {
+    for (token, slot) in slots.iter_mut().enumerate() {
         let row = token * dim..(token + 1) * dim;
         if padding.contains(&token) {
-            slots[token] = -1;
+            *slot = -1;
         } else {
             both[2 * row.start..][..dim].copy_from_slice(&bf16s(&gate[row.clone()]));
             both[2 * row.start + dim..][..dim].copy_from_slice(&bf16s(&up[row]));
