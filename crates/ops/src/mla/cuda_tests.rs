@@ -19,7 +19,7 @@ use crate::{
     Bf16BatchedGemm, Bf16GemmKernels, Device, Error, NO_POSITION, ScaleFormat, WeightOrder, bf16_batched_gemm,
 };
 
-/// Limits of FlashMLA's tests for bf16 attention, but for the absolute one: weights are rounded to bf16, 2^-9 of values up to 1.
+/// Limits of FlashMLA's tests for bf16 attention.
 const TOLERANCE: Tolerance = Tolerance { abs: 1e-3, rel: 2.0 / 128.0, cosine: 7e-6 };
 /// What rows of no sequence hold before and after.
 const UNTOUCHED: f32 = 123.0;
